@@ -1,0 +1,84 @@
+"""What a conditioner is, and the parts that most of them share."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from invjax.diffusion import Transition
+from invjax.problem import Problem
+from invjax.schedule import Steps
+
+
+class Info(NamedTuple):
+    """What is worth seeing of one step; each is ().
+
+    Attributes:
+        residual: ||y - A(x0_hat)||, to be compared with noise_std sqrt(m).
+        prior_step: ||x_s - x_t|| of the prior's own step, noise included.
+        guidance: norm of what the measurement added to it.
+        clipped: share of the values of x0_hat that lie on its bounds.
+    """
+
+    residual: jax.Array
+    prior_step: jax.Array
+    guidance: jax.Array
+    clipped: jax.Array
+
+
+class Conditioner(NamedTuple):
+    """A method, as the sampler sees it: it never looks inside x or state.
+
+    Attributes:
+        start: (key, problem, steps) -> x, state. The state is the first row's.
+        update: (key, x_t, state, step, problem, prior) -> x_s, state, Info: one
+            whole step of the reverse process.
+        first_t: the timestep above which steps change nothing, so that the
+            sampler may leave them out; None where all steps count.
+    """
+
+    start: Callable[..., tuple[Any, Any]]
+    update: Callable[..., tuple[Any, Any, Info]]
+    first_t: Any = None
+
+
+def noise_start(key: jax.Array, problem: Problem, steps: Steps):
+    """Start from pure noise, x_T ~ N(0, I), without state (Algorithm 1)."""
+    del steps
+    return jax.random.normal(key, problem.image_shape), ()
+
+
+def guided_step(
+    key: jax.Array,
+    x_t: jax.Array,
+    x0_hat: jax.Array,
+    prediction,
+    step: Steps,
+    problem: Problem,
+    transition: Transition,
+    guidance: jax.typing.ArrayLike = 0.0,
+) -> tuple[jax.Array, Info]:
+    """A step of the prior plus a correction (Algorithm 2, lines 3 to 5).
+
+    Args:
+        key: of the step's noise.
+        x_t, x0_hat: (H, W, C).
+        prediction: the prior's at x_t.
+        step: a row of Steps.
+        problem: for the residual in Info.
+        transition: how the prior's step is taken.
+        guidance: (H, W, C), or zero: what is added to it.
+
+    Returns:
+        x_s, (H, W, C), and Info.
+    """
+    noise = jax.random.normal(key, x_t.shape)
+    prior_x_s = transition(x_t, x0_hat, prediction, step, noise)
+    info = Info(
+        residual=jnp.linalg.norm(problem.residual(x0_hat)),
+        prior_step=jnp.linalg.norm(prior_x_s - x_t),
+        guidance=jnp.linalg.norm(jnp.broadcast_to(guidance, x_t.shape)),
+        clipped=jnp.mean(jnp.abs(x0_hat) >= 1),
+    )
+    return prior_x_s + guidance, info

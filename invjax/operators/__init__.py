@@ -1,0 +1,66 @@
+"""Degradations: how a measurement comes about from an image.
+
+An operator is a pytree with
+
+    forward(x) -> y     A x; y may have another shape than x
+    adjoint(y) -> x     A^T y
+    pinv(y) -> x        A^+ y, where that is cheap
+    support() -> array  broadcasts to y; 1 where y carries data, else 0
+
+and a task is a function of a key, the image's shape (H, W, C) and its own
+keyword arguments that returns one. A line here makes it a choice of `--task`,
+a row of the contract tests and a row of the tables.
+"""
+
+import inspect
+
+import jax
+
+from invjax.operators.blur import gaussian_deblur
+from invjax.operators.mask import box_inpainting, denoising, random_inpainting
+
+OPERATORS = {
+    'gaussian_deblur': gaussian_deblur,
+    'box_inpainting': box_inpainting,
+    'random_inpainting': random_inpainting,
+    'denoising': denoising,
+}
+
+
+def parameters(task: str) -> tuple[str, ...]:
+    """The names of a task's own keyword arguments."""
+    if task not in OPERATORS:
+        raise ValueError(
+            f'task must be one of {", ".join(OPERATORS)}, got {task!r}.'
+        )
+    signature = inspect.signature(OPERATORS[task])
+    return tuple(
+        name
+        for name, parameter in signature.parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    )
+
+
+def make_operator(
+    task: str, key: jax.Array, image_shape: tuple[int, int, int], **kwargs
+):
+    """The operator of a task for one image.
+
+    Args:
+        task: a name of OPERATORS.
+        key: for what is random in it, such as the place of a box.
+        image_shape: (H, W, C).
+        **kwargs: the task's own; those left out have its defaults.
+
+    Raises:
+        ValueError: for an unknown task, a name that the task does not have, or
+            a value out of its range.
+    """
+    names = parameters(task)
+    for name in kwargs:
+        if name not in names:
+            raise ValueError(
+                f'{task} has no parameter {name!r}; '
+                f'it has {", ".join(names) or "none"}.'
+            )
+    return OPERATORS[task](key, image_shape, **kwargs)

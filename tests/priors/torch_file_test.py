@@ -1,0 +1,597 @@
+"""Tests of the PyTorch file reader, on files that are written here by hand.
+
+`pickle_of` spells pickles out opcode by opcode, so no PyTorch is needed and a
+file can say what an honest one would not. The golden is one that PyTorch wrote.
+"""
+
+import hashlib
+import math
+import pathlib
+import pickle
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+import safetensors.numpy
+from absl.testing import absltest, parameterized
+
+from invjax.priors import torch_file
+
+GOLDENS = pathlib.Path(__file__).parent.parent / 'goldens'
+
+
+class Global(NamedTuple):
+    """What `module.name` is where the pickle is read."""
+
+    module: str
+    name: str
+
+
+class Call(NamedTuple):
+    """What `function(*args)` gives there."""
+
+    function: Any
+    args: Any
+
+
+class Build(NamedTuple):
+    """`target`, after `state` was set on it."""
+
+    target: Any
+    state: Any
+
+
+class Persistent(NamedTuple):
+    """What the reader has for this identifier, a storage."""
+
+    pid: Any
+
+
+class Opcodes(NamedTuple):
+    """Opcodes as they are, which leave one value."""
+
+    code: bytes
+
+
+def opcodes_of(value) -> bytes:
+    """Spell a value: one of the above, a dict, a tuple or an atom."""
+    match value:
+        case Global(module, name):
+            return f'c{module}\n{name}\n'.encode()
+        case Call(function, args):
+            return opcodes_of(function) + opcodes_of(args) + b'R'
+        case Build(target, state):
+            return opcodes_of(target) + opcodes_of(state) + b'b'
+        case Persistent(pid):
+            return opcodes_of(pid) + b'Q'
+        case Opcodes(code):
+            return code
+        case dict():
+            parts = [part for item in value.items() for part in item]
+            return b'}(' + b''.join(map(opcodes_of, parts)) + b'u'
+        case tuple():
+            return b'(' + b''.join(map(opcodes_of, value)) + b't'
+        case _:
+            # Without the protocol in front and the stop at the end.
+            return pickle.dumps(value, protocol=2)[2:-1]
+
+
+def pickle_of(value) -> bytes:
+    return b'\x80\x02' + opcodes_of(value) + b'.'
+
+
+KINDS = {
+    'float64': 'DoubleStorage',
+    'float32': 'FloatStorage',
+    'float16': 'HalfStorage',
+    'bfloat16': 'BFloat16Storage',
+    'int64': 'LongStorage',
+    'int32': 'IntStorage',
+    'int16': 'ShortStorage',
+    'int8': 'CharStorage',
+    'uint8': 'ByteStorage',
+    'bool': 'BoolStorage',
+    'complex64': 'ComplexFloatStorage',
+}
+REBUILD = Global('torch._utils', '_rebuild_tensor_v2')
+ORDERED_DICT = Global('collections', 'OrderedDict')
+NO_HOOKS = Call(ORDERED_DICT, ())
+
+
+def view_of(key, kind, offset, size, stride, *more):
+    """Describe a view of the storage `key`, as torch.save does."""
+    pid = ('storage', Global('torch', kind), key, 'cpu', 0)
+    args = (Persistent(pid), offset, size, stride, False, NO_HOOKS, *more)
+    return Call(REBUILD, args)
+
+
+class TorchFileTestCase(parameterized.TestCase):
+    """Writes a file at `path`, with what `tensor` and `storages` collected."""
+
+    def setUp(self):
+        super().setUp()
+        folder = self.enter_context(tempfile.TemporaryDirectory())
+        self.path = pathlib.Path(folder) / 'a.pt'
+        self.storages = {}
+
+    def tensor(self, array, dtype=np.float32):
+        """Describe an array, (...), in a storage of its own."""
+        array = np.asarray(array, dtype)
+        key = str(len(self.storages))
+        self.storages[key] = array.tobytes()
+        stride = tuple(s // array.itemsize for s in array.strides)
+        kind = KINDS[array.dtype.name]
+        return view_of(key, kind, 0, array.shape, stride)
+
+    def write(self, content, compression=zipfile.ZIP_STORED, **entries):
+        with zipfile.ZipFile(self.path, 'w', compression) as file:
+            file.writestr('a/data.pkl', pickle_of(content))
+            for name, entry in entries.items():
+                file.writestr(f'a/{name}', entry)
+            for key, storage in self.storages.items():
+                file.writestr(f'a/data/{key}', storage)
+
+    def read(self, content):
+        self.write(content)
+        return torch_file.read_state_dict(self.path)
+
+    def assert_refused(self, regex, error=ValueError):
+        """Assert that one line refuses the file, with its path in it."""
+        with self.assertRaisesRegex(error, regex) as context:
+            torch_file.read_state_dict(self.path)
+        sentence = str(context.exception)
+        self.assertIn(str(self.path), sentence)
+        self.assertNotIn('\n', sentence)
+
+
+class TensorsTest(TorchFileTestCase):
+    def test_a_file_of_pytorch_holds_the_weights_of_the_recipe(self):
+        state_dict = torch_file.read_state_dict(GOLDENS / 'unet_tiny32.pt')
+        keys = np.load(GOLDENS / 'unet_tiny32.npz')['keys']
+        self.assertCountEqual(state_dict, keys.tolist())
+        for name, array in state_dict.items():
+            rng = np.random.default_rng(zlib.crc32(name.encode()))
+            n = rng.standard_normal(array.shape, dtype=np.float32)
+            if array.ndim >= 2:
+                weight = n / np.sqrt(math.prod(array.shape[1:]))
+            elif name.endswith('.weight'):
+                weight = 1 + 0.1 * n
+            else:
+                weight = 0.1 * n
+            self.assertEqual(array.dtype, np.float32)
+            np.testing.assert_allclose(array, weight, rtol=1e-6)
+
+    @parameterized.parameters(*KINDS)
+    def test_numbers_of_every_kind_come_back_as_they_were(self, dtype):
+        array = np.array([[0, 1, 2], [3, 4, 5]]).astype(dtype)
+        read = self.read({'w': self.tensor(array, dtype)})['w']
+        self.assertEqual(read.dtype, array.dtype)
+        np.testing.assert_array_equal(read, array)
+
+    def test_bfloat16_is_the_upper_half_of_float32(self):
+        upper_halves = np.array([0x3F80, 0xC049], '<u2')
+        self.storages['0'] = upper_halves.tobytes()
+        read = self.read({'w': view_of('0', 'BFloat16Storage', 0, (2,), (1,))})
+        bits = upper_halves.astype(np.uint32) << 16
+        np.testing.assert_array_equal(
+            read['w'].astype(np.float32), bits.view(np.float32)
+        )
+
+    def test_a_tensor_of_untyped_storage_has_its_own_dtype(self):
+        self.storages['0'] = np.array([1, 65535], '<u2').tobytes()
+        kind = Global('torch.storage', 'UntypedStorage')
+        storage = Persistent(('storage', kind, '0', 'cpu', 4))
+        dtype = Global('torch', 'uint16')
+        read = self.read(
+            {
+                'w': Call(
+                    Global('torch._utils', '_rebuild_tensor_v3'),
+                    (storage, 0, (2,), (1,), False, NO_HOOKS, dtype),
+                )
+            }
+        )
+        self.assertEqual(read['w'].dtype, np.uint16)
+        np.testing.assert_array_equal(read['w'], [1, 65535])
+
+    def test_strided_tensors_are_the_views_that_numpy_takes(self):
+        x = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+        views = {
+            'transposed': x.T,
+            'every_second': x[:, 1:, ::2],
+            'row': x[1],
+            'scalar': x[1, 2, 3, ...],
+            'empty': x[:0],
+        }
+        self.storages['0'] = x.tobytes()
+        start = x.__array_interface__['data'][0]
+        read = self.read(
+            {
+                name: view_of(
+                    '0',
+                    'FloatStorage',
+                    (view.__array_interface__['data'][0] - start) // 4,
+                    view.shape,
+                    tuple(stride // 4 for stride in view.strides),
+                )
+                for name, view in views.items()
+            }
+        )
+        for name, view in views.items():
+            with self.subTest(name):
+                self.assertEqual(read[name].shape, view.shape)
+                np.testing.assert_array_equal(read[name], view)
+
+    def test_tied_weights_share_memory_that_cannot_be_written(self):
+        tied = self.tensor([1, 2])
+        read = self.read({'a': tied, 'b': tied})
+        self.assertTrue(np.shares_memory(read['a'], read['b']))
+        self.assertFalse(read['a'].flags.writeable)
+
+    def test_parameters_and_tensors_with_attributes_are_tensors(self):
+        tensor = self.tensor([1, 2])
+        read = self.read(
+            {
+                'parameter': Call(
+                    Global('torch._utils', '_rebuild_parameter'),
+                    (tensor, True, NO_HOOKS),
+                ),
+                'with_state': Call(
+                    Global('torch._utils', '_rebuild_parameter_with_state'),
+                    (tensor, True, NO_HOOKS, {'note': 'x'}),
+                ),
+                'of_a_type': Call(
+                    Global('torch._tensor', '_rebuild_from_type_v2'),
+                    (REBUILD, Global('torch', 'Tensor'), tensor.args, {}),
+                ),
+            }
+        )
+        self.assertLen(read, 3)
+        for name, array in read.items():
+            with self.subTest(name):
+                np.testing.assert_array_equal(array, [1, 2])
+
+    @parameterized.named_parameters(
+        ('offset', 1, (4,), (1,)),
+        ('negative_offset', -1, (4,), (1,)),
+        ('size', 0, (5,), (1,)),
+        ('negative_size', 0, (-2, -2), (2, 1)),
+        ('stride', 0, (2, 2), (3, 1)),
+        ('negative_stride', 3, (4,), (-1,)),
+        ('stride_that_repeats', 0, (2**40,), (0,)),
+    )
+    def test_tensors_must_lie_in_their_storage_of_four(
+        self, offset, size, stride
+    ):
+        self.storages['0'] = bytes(4 * 4)
+        self.write({'w': view_of('0', 'FloatStorage', offset, size, stride)})
+        self.assert_refused("tensor 'w' must lie within its storage")
+
+    @parameterized.named_parameters(
+        ('lengths', (2, 2), (1,)),
+        ('float', (4.0,), (1,)),
+        ('long', (2**70,), (1,)),
+        ('string', '4', '1'),
+    )
+    def test_sizes_and_strides_must_be_counts(self, size, stride):
+        self.storages['0'] = bytes(4 * 4)
+        self.write({'w': view_of('0', 'FloatStorage', 0, size, stride)})
+        self.assert_refused('data.pkl is damaged')
+
+    def test_a_conjugation_still_to_be_done_is_refused(self):
+        self.storages['0'] = bytes(8)
+        self.write(
+            {
+                'w': view_of(
+                    '0', 'ComplexFloatStorage', 0, (1,), (1,), {'conj': True}
+                )
+            }
+        )
+        self.assert_refused('resolve_conj')
+
+
+class CheckpointsTest(TorchFileTestCase):
+    @parameterized.named_parameters(
+        ('averaged_weights_win', ('model', 'ema'), 'ema'),
+        ('in_any_order', ('ema', 'state_dict'), 'ema'),
+        ('a_state_dict', ('optimizer', 'state_dict'), 'state_dict'),
+        ('a_model', ('model', 'discriminator'), 'model'),
+    )
+    def test_weights_are_found_in_a_checkpoint(self, keys, chosen):
+        content = {key: {'w': self.tensor([i])} for i, key in enumerate(keys)}
+        read = self.read({'epoch': 3, **content})
+        np.testing.assert_array_equal(read['w'], [keys.index(chosen)])
+
+    def test_an_average_without_tensors_is_passed_over(self):
+        content = {'ema': {'decay': 0.9}, 'model': {'w': self.tensor([1])}}
+        self.assertEqual(list(self.read(content)), ['w'])
+
+    def test_weights_are_found_two_wrappers_deep(self):
+        content = {'state_dict': {'model': {'w': self.tensor([1])}}}
+        self.assertEqual(list(self.read(content)), ['w'])
+
+    def test_what_is_not_a_tensor_is_left_out(self):
+        dtype = Call(Global('numpy', 'dtype'), ('f8', False, True))
+        dtype = Build(dtype, (3, '<', None, None, None, -1, -1, 0))
+        encoded = Call(Global('_codecs', 'encode'), ('\0' * 8, 'latin1'))
+        scalar = Global('numpy._core.multiarray', 'scalar')
+        content = {
+            'epoch': 3,
+            'lr': 1e-4,
+            'name': 'unet',
+            'none': None,
+            'betas': (0.9, 0.999),
+            'device': Call(Global('torch', 'device'), ('cpu',)),
+            'size': Call(Global('torch', 'Size'), ((1, 2),)),
+            'best': Call(scalar, (dtype, encoded)),
+            'w': self.tensor([1]),
+            7: self.tensor([2]),
+        }
+        self.assertEqual(list(self.read(content)), ['w'])
+
+    def test_attributes_of_a_state_dict_are_left_out(self):
+        attributes = {'_metadata': {}, 'items': 1, '__class__': ORDERED_DICT}
+        state_dict = Opcodes(
+            opcodes_of(Build(Call(ORDERED_DICT, ()), attributes))
+            + opcodes_of('w')
+            + opcodes_of(self.tensor([1]))
+            + b's'
+        )
+        self.assertEqual(list(self.read(state_dict)), ['w'])
+
+    @parameterized.named_parameters(
+        ('data_parallel', ('module.a.b', 'module.c'), ('a.b', 'c')),
+        ('compiled', ('_orig_mod.a.b', '_orig_mod.c'), ('a.b', 'c')),
+        ('both', ('_orig_mod.module.a', 'module._orig_mod.c'), ('a', 'c')),
+        ('averaged', ('n_averaged', 'module.a'), ('n_averaged', 'a')),
+        ('part_of_a_model', ('model.a', 'model.c'), ('a', 'c')),
+        ('model_of_module', ('model.module.a', 'model.module.c'), ('a', 'c')),
+        ('no_part_of_a_model', ('model.a', 'c'), ('model.a', 'c')),
+        ('inner_module', ('a.module.b', 'a.c'), ('a.module.b', 'a.c')),
+    )
+    def test_names_lose_what_wrappers_put_in_front(self, names, bare):
+        content = {name: self.tensor([1]) for name in names}
+        self.assertSequenceEqual(list(self.read(content)), bare)
+
+    def test_names_that_become_the_same_are_refused(self):
+        self.write({'a': self.tensor([1]), 'module.a': self.tensor([2])})
+        self.assert_refused("'a' twice")
+
+    def test_without_tensors_the_keys_are_listed(self):
+        self.write({'epoch': 3, 'unet': {'w': self.tensor([1])}})
+        self.assert_refused(
+            "must have tensors.* holds the keys 'epoch', 'unet'"
+        )
+
+    def test_a_single_tensor_is_not_a_state_dict(self):
+        self.write(self.tensor([1]))
+        self.assert_refused('must have tensors.* holds one tensor')
+
+    def test_a_dict_that_holds_itself_is_refused(self):
+        self.write(Opcodes(b'}q\1' + opcodes_of('model') + b'h\1s'))
+        self.assert_refused('must have tensors')
+
+
+def attacks(command):
+    """Pickles, by name, that run a shell command when pickle reads them."""
+    system = Global('os', 'system')
+    python = f'__import__("os").system({command!r})'
+    builtins_import = Call(Global('builtins', '__import__'), ('os',))
+    getattr_system = Call(
+        Global('builtins', 'getattr'), (builtins_import, 'system')
+    )
+    return {
+        'system': Call(system, (command,)),
+        'posix': Call(Global('posix', 'system'), (command,)),
+        'eval': Call(Global('builtins', 'eval'), (python,)),
+        'python_2_eval': Call(Global('__builtin__', 'eval'), (python,)),
+        'exec': Call(Global('builtins', 'exec'), (python,)),
+        'nested_getattr': Call(getattr_system, (command,)),
+        # Protocol 4 takes the names from the stack.
+        'stack_global': Call(
+            Opcodes(opcodes_of('os') + opcodes_of('system') + b'\x93'),
+            (command,),
+        ),
+        'inst': Opcodes(b'(' + opcodes_of(command) + b'ios\nsystem\n'),
+        'hidden_in_a_state_dict': {
+            'state_dict': {'w': 1.0, 'epoch': (1, Call(system, (command,)))}
+        },
+        'set_state': Build(
+            Call(ORDERED_DICT, ()), {'x': Call(system, (command,))}
+        ),
+    }
+
+
+class UnsafeFilesTest(TorchFileTestCase):
+    @parameterized.named_parameters(*((n, n) for n in attacks('')))
+    def test_what_would_run_a_command_is_refused_and_not_run(self, name):
+        marker = self.path.with_name('marker')
+        content = attacks(f'touch {marker}')[name]
+        self.write(content)
+        self.assert_refused('asks for', torch_file.UnsafeFileError)
+        self.assertFalse(marker.exists())
+        # The attack is a real one: the plain unpickler falls for it.
+        pickle.loads(pickle_of(content))
+        self.assertTrue(marker.exists())
+
+    def test_the_forbidden_global_is_named(self):
+        self.write(Call(Global('os', 'system'), ('true',)))
+        self.assert_refused("asks for 'os.system'")
+
+    @parameterized.named_parameters(
+        ('dotted', Global('torch', '_utils.os.system')),
+        ('of_an_allowed_module', Global('torch._utils', '_import_dotted_name')),
+        ('of_an_allowed_type', Global('collections', 'OrderedDict.__class__')),
+        ('nested_load', Global('torch.storage', '_load_from_bytes')),
+        ('numpy_load', Global('numpy', 'load')),
+    )
+    def test_only_globals_on_the_list_are_allowed(self, forbidden):
+        self.write({'w': forbidden})
+        self.assert_refused('asks for', torch_file.UnsafeFileError)
+
+    def test_a_storage_identifier_is_unpickled_as_carefully(self):
+        attack = Call(Global('os', 'system'), ('true',))
+        self.write(Persistent(('storage', attack, '0', 'cpu', 1)))
+        self.assert_refused('os.system', torch_file.UnsafeFileError)
+
+    @parameterized.named_parameters(
+        ('function', REBUILD, ({}, {'__defaults__': (None,) * 7})),
+        ('function_dict', REBUILD, {'name': 'x'}),
+        ('class', ORDERED_DICT, ({}, {'__init__': REBUILD})),
+        ('class_set_state', ORDERED_DICT, {'__setstate__': REBUILD}),
+        ('dtype', Global('torch', 'float32'), (3, '>', None, None, None)),
+    )
+    def test_globals_take_no_attributes(self, target, state):
+        tensor = self.tensor([1])
+        self.write(Build(target, state))
+        self.assert_refused('data.pkl is damaged')
+        np.testing.assert_array_equal(self.read({'w': tensor})['w'], [1])
+
+    @parameterized.named_parameters(
+        ('kind_of_storage', view_of('0', 'Size', 0, (1,), (1,))),
+        ('call_of_a_dtype', Call(Global('torch', 'float32'), ())),
+        ('call_of_a_string', Call('os.system', ('true',))),
+        ('new_object', Opcodes(opcodes_of(ORDERED_DICT) + b')\x81')),
+        ('storage_key', Persistent(
+            ('storage', Global('torch', 'FloatStorage'), ('0',), 'cpu', 1)
+        )),
+    )  # fmt: skip
+    def test_allowed_globals_do_only_what_weights_need(self, content):
+        self.write(content)
+        self.assert_refused('data.pkl is damaged')
+
+    def test_a_memo_index_of_four_billion_takes_no_memory(self):
+        # The C unpickler would make a table of 2**33 pointers here.
+        memoize = b'r' + (2**32 - 1).to_bytes(4, 'little')
+        tensor = Opcodes(opcodes_of(self.tensor([1])) + memoize)
+        np.testing.assert_array_equal(self.read({'w': tensor})['w'], [1])
+
+    def test_compressed_entries_are_refused(self):
+        self.write({'w': self.tensor([0] * 1000)}, zipfile.ZIP_DEFLATED)
+        self.assert_refused('must be neither compressed')
+
+
+class OtherFilesTest(TorchFileTestCase):
+    def test_a_file_cut_short_anywhere_is_refused(self):
+        self.write({'w': self.tensor([1, 2])})
+        whole = self.path.read_bytes()
+        for num_bytes in range(2, len(whole)):
+            self.path.write_bytes(whole[:num_bytes])
+            self.assert_refused('begins like a zip file but is cut short')
+
+    def test_a_pickle_cut_short_anywhere_is_refused(self):
+        whole = pickle_of({'w': self.tensor([1, 2])})
+        for num_bytes in range(len(whole)):
+            with zipfile.ZipFile(self.path, 'w') as file:
+                file.writestr('a/data.pkl', whole[:num_bytes])
+            # A cut inside a global's name leaves a name that is not allowed.
+            self.assert_refused('data.pkl is damaged|asks for')
+
+    def test_a_missing_storage_is_named(self):
+        self.write({'w': view_of('5', 'FloatStorage', 0, (1,), (1,))})
+        self.assert_refused("lacks its entry 'a/data/5'")
+
+    def test_an_entry_whose_header_is_gone_is_refused(self):
+        self.write({'w': self.tensor([1, 2])})
+        content = self.path.read_bytes()
+        self.path.write_bytes(content.replace(b'PK\3\4', b'PK\0\0'))
+        self.assert_refused('is not where the zip directory says')
+
+    def test_big_endian_storages_are_refused(self):
+        self.write({'w': self.tensor([1])}, byteorder=b'big')
+        self.assert_refused("byteorder must be b'little', got b'big'")
+
+    def test_legacy_files_come_with_the_command_that_resaves_them(self):
+        magic = 0x1950A86A20F9469CFC6C
+        for protocol in (2, 4):
+            self.path.write_bytes(pickle.dumps(magic, protocol) + bytes(99))
+            self.assert_refused(
+                r'before PyTorch 1\.6; re-save .* python -c "import torch;'
+                r" torch\.save\(torch\.load\('.*a\.pt'.*\), 'resaved.pt'\)\"$"
+            )
+
+    def test_legacy_tar_files_come_with_the_command_that_resaves_them(self):
+        with tarfile.open(self.path, 'w') as file:
+            file.addfile(tarfile.TarInfo('storages'))
+        self.assert_refused(r'tar format .*torch\.save\(torch\.load\(')
+
+    def test_torchscript_comes_with_the_command_that_resaves_it(self):
+        self.write({}, **{'constants.pkl': b''})
+        self.assert_refused(r'TorchScript .*torch\.save\(torch\.jit\.load\(')
+
+    def test_a_zip_file_of_something_else_is_refused(self):
+        with self.path.open('wb') as file:
+            np.savez(file, x=np.ones(2))
+        self.assert_refused('is a zip file but not one of PyTorch')
+
+    @parameterized.named_parameters(
+        ('empty', b'', 'is empty'),
+        ('git_lfs', b'version https://git-lfs.github.com/spec/v1\noid', 'lfs'),
+        ('web_page', b'\n<!DOCTYPE html><html>', 'is a web page'),
+        ('text', b'Not found', "begins with b'Not found'"),
+        ('gzip', b'\x1f\x8b\x08\0', 'must be a PyTorch zip file or safeten'),
+    )
+    def test_other_content_is_refused_by_what_it_is(self, content, regex):
+        self.path.write_bytes(content)
+        self.assert_refused(regex)
+
+    def test_a_missing_file_is_not_found(self):
+        self.assert_refused('does not exist', FileNotFoundError)
+
+    def test_a_directory_is_refused(self):
+        self.path.mkdir()
+        self.assert_refused('must be a file, not a directory')
+
+
+class SafetensorsTest(TorchFileTestCase):
+    def test_arrays_come_back_whatever_the_file_is_called(self):
+        state_dict = {
+            'a': np.arange(6, dtype=np.float32).reshape(2, 3),
+            'b': np.array([1, -2], ml_dtypes.bfloat16),
+            'c': np.array(7),
+        }
+        safetensors.numpy.save_file(state_dict, self.path)
+        read = torch_file.read_state_dict(self.path)
+        self.assertSameElements(read, state_dict)
+        for name, array in state_dict.items():
+            with self.subTest(name):
+                self.assertEqual(read[name].dtype, array.dtype)
+                np.testing.assert_array_equal(read[name], array)
+
+    def test_names_lose_what_wrappers_put_in_front(self):
+        safetensors.numpy.save_file({'module.a': np.ones(1)}, self.path)
+        self.assertEqual(list(torch_file.read_state_dict(self.path)), ['a'])
+
+    def test_a_file_cut_short_is_refused(self):
+        safetensors.numpy.save_file({'a': np.ones(3)}, self.path)
+        self.path.write_bytes(self.path.read_bytes()[:-1])
+        self.assert_refused('begins like a safetensors file but is cut short')
+
+    def test_a_file_without_tensors_is_refused(self):
+        safetensors.numpy.save_file({}, self.path)
+        self.assert_refused('has no tensors')
+
+
+class FileSha256Test(TorchFileTestCase):
+    def test_it_is_the_hash_of_all_bytes(self):
+        content = bytes(range(256)) * 2000
+        self.path.write_bytes(content)
+        self.assertEqual(
+            torch_file.file_sha256(self.path),
+            hashlib.sha256(content).hexdigest(),
+        )
+
+    def test_it_agrees_with_a_value_of_the_standard(self):
+        # FIPS 180-2, B.1: the message 'abc'.
+        self.path.write_bytes(b'abc')
+        self.assertEqual(
+            torch_file.file_sha256(self.path),
+            'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad',
+        )
+
+
+if __name__ == '__main__':
+    absltest.main()
