@@ -79,8 +79,9 @@ def infer_architecture(shapes: dict[str, tuple[int, ...]], **overrides) -> UNet:
         **overrides: fields of UNet among OVERRIDES.
 
     Raises:
-        ValueError: for an unknown override, or names that are not those of a
-            guided-diffusion U-Net.
+        ValueError: for an unknown override, names that are not those of a
+            guided-diffusion U-Net, or a head width that does not divide the
+            channels at which the network attends.
     """
     unknown = set(overrides) - set(OVERRIDES)
     if unknown:
@@ -97,7 +98,25 @@ def infer_architecture(shapes: dict[str, tuple[int, ...]], **overrides) -> UNet:
             '`time_embed.0.weight`, `input_blocks.0.0.weight` and so on; this '
             f'file has {len(shapes)} tensors such as {some}.'
         ) from None
-    return UNet(**found | overrides)
+    network = UNet(**found | overrides)
+    attended = sorted(
+        {
+            multiple * network.model_channels
+            for level, multiple in enumerate(network.channel_mult)
+            if 2**level in network.attention_downsamplings
+        }
+        # The middle attends in any case.
+        | {network.channel_mult[-1] * network.model_channels}
+    )
+    width = network.head_channels
+    if width is not None and any(channels % width for channels in attended):
+        raise ValueError(
+            f'heads of {width} channels do not divide the '
+            f'{", ".join(map(str, attended))} channels at which the network '
+            'attends; override head_channels with the width that it was '
+            'trained with, or head_channels=None and num_heads with the number.'
+        )
+    return network
 
 
 def _infer(shapes) -> dict:

@@ -1,0 +1,1 @@
+"""Binaries: flags -> library calls -> files. `python -m experiments.<name>`."""

@@ -1,0 +1,195 @@
+"""What the binaries share: flags, checks, progress, protocol."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import sys
+import time
+
+import jax
+from absl import app, flags, logging
+from tqdm import tqdm
+
+from invjax import operators
+from invjax.conditioners import CONDITIONERS
+from invjax.diffusion import VARIANCES
+from invjax.priors import checkpoint
+
+PRIOR = flags.DEFINE_string(
+    'prior',
+    'faces64',
+    f'One of {", ".join(checkpoint.KNOWN_PRIORS)}, or a .pt, .pth or '
+    '.safetensors file.',
+)
+NUM_STEPS = flags.DEFINE_string(
+    'num_steps',
+    '100',
+    "Reverse steps: a number, 'ddim50', or a list such as '10,20,30'.",
+)
+SEED = flags.DEFINE_integer('seed', 0, 'Of everything random.', lower_bound=0)
+DTYPE = flags.DEFINE_enum(
+    'dtype', 'float32', ['float32', 'bfloat16'], 'Of the computation.'
+)
+OUT = flags.DEFINE_string('out', 'out', 'Folder for the results.')
+
+# The hyperparameters of all methods and their transitions. None: the default.
+_SETTINGS = {
+    'zeta': flags.DEFINE_float('zeta', None, 'dps: step size, 0 or more.'),
+    'normalise': flags.DEFINE_enum(
+        'normalise',
+        None,
+        ['residual', 'gradient'],
+        'dps: norm that the step is divided by.',
+    ),
+    'tau': flags.DEFINE_float('tau', None, 'sdedit: start, 0 to T - 1.'),
+    'gamma_0': flags.DEFINE_float('gamma_0', None, 'score_ald: gamma at t=0.'),
+    'gamma_T': flags.DEFINE_float('gamma_T', None, 'score_ald: gamma at t=T.'),
+    'equation': flags.DEFINE_enum(
+        'equation', None, ['11', '10'], "score_ald: the paper's equation."
+    ),
+    'transition': flags.DEFINE_enum(
+        'transition', None, ['ddpm', 'ddim'], 'How a reverse step is taken.'
+    ),
+    'variance': flags.DEFINE_enum(
+        'variance', None, list(VARIANCES), 'Of the ddpm step.'
+    ),
+    'eta': flags.DEFINE_float('eta', None, 'Of the ddim step, 0 to 1.'),
+    'clip': flags.DEFINE_bool('clip', None, 'Clip estimates to [-1, 1].'),
+}
+# The parameters of all tasks. None: in proportion to the image.
+_TASK_PARAMETERS = {
+    'blur_size': flags.DEFINE_integer('blur_size', None, 'Pixels, odd.'),
+    'blur_std': flags.DEFINE_float('blur_std', None, 'Pixels.'),
+    'box_size': flags.DEFINE_integer('box_size', None, 'Pixels.'),
+    'box_margin': flags.DEFINE_integer('box_margin', None, 'Pixels.'),
+    'drop_fraction': flags.DEFINE_float(
+        'drop_fraction', None, 'Share of the pixels that are missing, 0 to 1.'
+    ),
+}
+
+
+def define_task():
+    return flags.DEFINE_string(
+        'task', 'box_inpainting', f'One of {", ".join(operators.OPERATORS)}.'
+    )
+
+
+def define_method():
+    return flags.DEFINE_string(
+        'method', 'dps', f'One of {", ".join(CONDITIONERS)}.'
+    )
+
+
+def given_settings() -> dict:
+    """The hyperparameters that stand on the command line."""
+    return {n: f.value for n, f in _SETTINGS.items() if f.value is not None}
+
+
+def given_task_parameters() -> dict:
+    """The task's parameters that stand on the command line."""
+    return {
+        n: f.value for n, f in _TASK_PARAMETERS.items() if f.value is not None
+    }
+
+
+def make_folder(name: str) -> pathlib.Path:
+    """The output folder, made now, so that a long run does not end in vain."""
+    folder = pathlib.Path(name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / '.writable'
+        probe.write_text('')
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(
+            f'--out must be a folder that can be written, got {name!r} '
+            f'({error.strerror}).'
+        ) from None
+    return folder
+
+
+class Progress:
+    """A bar on a terminal, a plain line each tenth elsewhere."""
+
+    def __init__(self, what: str):
+        self._what = what
+        self._start = time.perf_counter()
+        self._bar = None
+        self._tenth = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            if self._bar is None:
+                self._bar = tqdm(total=total, desc=self._what, unit='step')
+            self._bar.update(done - self._bar.n)
+            if done >= total:
+                self._bar.close()
+        elif 10 * done // total > self._tenth:
+            self._tenth = 10 * done // total
+            seconds = time.perf_counter() - self._start
+            print(
+                f'{self._what}: {done} of {total} steps, {seconds:.0f} s',
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def protocol(flag_values: dict) -> dict:
+    """What a result needs to be made again: flags, versions, device, time."""
+    packages = ('jax', 'jaxlib', 'flax', 'numpy', 'invjax')
+    return {
+        'flags': flag_values,
+        'versions': {
+            'python': platform.python_version(),
+            **{name: _version(name) for name in packages},
+        },
+        'device': str(jax.devices()[0].device_kind),
+        'num_cpus': os.cpu_count(),
+        'date': datetime.datetime.now(datetime.UTC).isoformat('T', 'seconds'),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return 'not installed'
+
+
+def flag_values() -> dict:
+    """Every flag of this project, name to value."""
+    return {
+        flag.name: flag.value
+        for module, own in flags.FLAGS.flags_by_module_dict().items()
+        if module.startswith(('experiments', sys.argv[0]))
+        or module == '__main__'
+        for flag in own
+    }
+
+
+def write_json(path: pathlib.Path, data: dict) -> None:
+    path.write_text(json.dumps(data, indent=2, default=float) + '\n')
+
+
+def run(main) -> None:
+    """Run a binary: a user's mistake is one sentence and exit status 2."""
+
+    def wrapped(argv):
+        # Libraries log their progress at the level of information.
+        logging.set_verbosity(logging.WARNING)
+        if len(argv) > 1:
+            _fail(f'arguments must be flags, got {argv[1]!r}.')
+        try:
+            return main()
+        except (ValueError, FileNotFoundError) as error:
+            _fail(str(error))
+
+    app.run(wrapped)
+
+
+def _fail(sentence: str):
+    print(f'error: {sentence}', file=sys.stderr)
+    sys.exit(2)

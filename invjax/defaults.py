@@ -1,0 +1,20 @@
+"""Hyperparameters for each method and task on `faces64`, found by sweeps.
+
+docs/defaults.md has the sweeps, the faces that they were made on, and the
+commands. Another prior starts from the method's own defaults, which are the
+paper's.
+"""
+
+DEFAULTS = {
+    ('faces64', 'dps', 'gaussian_deblur'): {'zeta': 4.0},
+    ('faces64', 'dps', 'box_inpainting'): {'zeta': 4.0},
+    ('faces64', 'dps', 'random_inpainting'): {'zeta': 4.0},
+    ('faces64', 'score_ald', 'gaussian_deblur'): {'gamma_0': 1, 'gamma_T': 1},
+    ('faces64', 'score_ald', 'box_inpainting'): {'gamma_0': 4, 'gamma_T': 8},
+    ('faces64', 'score_ald', 'random_inpainting'): {'gamma_0': 1, 'gamma_T': 1},
+}
+
+
+def default_settings(prior: str, method: str, task: str) -> dict[str, float]:
+    """The tuned hyperparameters, by name; none where nothing was tuned."""
+    return dict(DEFAULTS.get((prior, method, task), {}))

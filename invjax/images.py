@@ -1,0 +1,132 @@
+"""Pictures: files to float32 (H, W, C) in [-1, 1] and back, and sheets."""
+
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
+
+
+def read_image(path, side: int | None = None) -> tuple[np.ndarray, str]:
+    """Read a picture as RGB, upright, and bring it to a square of given side.
+
+    Args:
+        path: any file that Pillow reads. Its EXIF orientation is respected and
+            grey becomes RGB.
+        side: pixels; the centre square is cut out and resized (Lanczos). None
+            keeps the size.
+
+    Returns:
+        (H, W, 3) float32 in [-1, 1], and a sentence on what was done to it.
+
+    Raises:
+        ValueError: if the file is not there or is no picture.
+    """
+    picture = _open(path).convert('RGB')
+    before = f'{picture.width} x {picture.height}'
+    done = f'{path}: {before}, as it is'
+    if side is not None and picture.size != (side, side):
+        picture = ImageOps.fit(
+            picture, (side, side), method=Image.Resampling.LANCZOS
+        )
+        done = f'{path}: {before}, centre square resized to {side} x {side}'
+    return to_float(np.asarray(picture)), done
+
+
+def read_exact(path, side: int, mode: str = 'RGB') -> np.ndarray:
+    """Read a measurement or a mask, which must have the size already.
+
+    Args:
+        path: any file that Pillow reads.
+        side: the height and the width that it must have, in pixels.
+        mode: `'RGB'` or `'L'` (one grey channel).
+
+    Returns:
+        (side, side, 3 or 1) float32 in [-1, 1].
+
+    Raises:
+        ValueError: if it has another size. A measurement is never resized,
+            since that would change how it came about.
+    """
+    picture = _open(path).convert(mode)
+    if picture.size != (side, side):
+        raise ValueError(
+            f'{path} is {picture.width} x {picture.height}, but the prior is '
+            f'for {side} x {side}; a measurement or mask is not resized.'
+        )
+    pixels = np.asarray(picture).reshape(side, side, -1)
+    return to_float(pixels)
+
+
+def _open(path) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(Image.open(path))
+    except FileNotFoundError:
+        raise ValueError(f'there is no file {path}.') from None
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(
+            f'{path} cannot be read as a picture: {error}'
+        ) from None
+
+
+def to_float(pixels: np.ndarray) -> np.ndarray:
+    """uint8 0 to 255 to float32 in [-1, 1]."""
+    return (pixels / 127.5 - 1).astype(np.float32)
+
+
+def to_uint8(x: np.ndarray) -> np.ndarray:
+    """[-1, 1], clipped, to uint8 0 to 255, rounded.
+
+    Raises:
+        ValueError: if a value is not finite; it would become a black pixel.
+    """
+    x = np.asarray(x)
+    if not np.isfinite(x).all():
+        raise ValueError('the image has values that are not finite.')
+    return np.round((np.clip(x, -1, 1) + 1) * 127.5).astype(np.uint8)
+
+
+def write_image(path, x: np.ndarray) -> pathlib.Path:
+    """Write (H, W, 3) in [-1, 1] as PNG, its folder too; returns the path."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(to_uint8(x)).save(path)
+    return path
+
+
+def sheet(
+    rows: Sequence[Sequence[np.ndarray]],
+    titles: Sequence[str] = (),
+    labels: Sequence[str] = (),
+    cell: int = 192,
+) -> Image.Image:
+    """Images of one size in rows and columns, with titles above and at left.
+
+    Args:
+        rows: of (H, W, 3) images in [-1, 1].
+        titles: one a column, or none.
+        labels: one a row, or none.
+        cell: side of a cell in pixels; images are enlarged by repetition.
+    """
+    top, left = 22 if titles else 0, 150 if labels else 0
+    gap, columns = 4, max(len(row) for row in rows)
+    size = (
+        left + columns * (cell + gap) - gap,
+        top + len(rows) * (cell + gap) - gap,
+    )
+    picture = Image.new('RGB', size, 'white')
+    draw = ImageDraw.Draw(picture)
+    for j, title in enumerate(titles):
+        draw.text(
+            (left + j * (cell + gap) + 4, 4), title, 'black', font_size=13
+        )
+    for i, row in enumerate(rows):
+        y = top + i * (cell + gap)
+        if labels:
+            draw.multiline_text((4, y + 4), labels[i], 'black', font_size=13)
+        for j, x in enumerate(row):
+            tile = Image.fromarray(to_uint8(x)).resize(
+                (cell, cell), Image.Resampling.NEAREST
+            )
+            picture.paste(tile, (left + j * (cell + gap), y))
+    return picture

@@ -1,0 +1,261 @@
+"""Conditioners: a contract that each one keeps, and what is special about some."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from invjax import conditioners, operators, problem, sampler, schedule
+from invjax.operators.mask import Mask
+from invjax.priors import gaussian
+
+ALPHA_BAR = schedule.alpha_bars(schedule.linear_betas())
+SHAPE = (4, 4, 2)
+PRIOR = gaussian.GaussianPrior.isotropic(np.full(SHAPE, 0.2), 0.1, ALPHA_BAR)
+STEPS = schedule.reverse_steps(ALPHA_BAR, 12)
+KEY = jax.random.key(0)
+# Every method at its defaults, and the other choices of name that it has.
+SETTINGS = [
+    *((method, {}) for method in conditioners.CONDITIONERS),
+    ('dps', {'normalise': 'gradient'}),
+    ('score_ald', {'equation': '10'}),
+]
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+def make_problem(operator=None, noise_std=0.1):
+    if operator is None:
+        operator = operators.make_operator('box_inpainting', KEY, SHAPE)
+    x_0 = PRIOR.sample(jax.random.key(1))
+    return problem.measure(jax.random.key(2), x_0, operator, noise_std)
+
+
+@functools.partial(jax.jit, static_argnames=('method', 'settings'))
+def _sample(key, measured, steps, method, settings):
+    conditioner = conditioners.make_conditioner(method, **dict(settings))
+    return sampler.sample(key, steps, measured, PRIOR, conditioner)
+
+
+def sample(method, measured, steps=STEPS, **settings):
+    return _sample(KEY, measured, steps, method, tuple(settings.items()))
+
+
+def take_step(method, x_t, measured, row, **settings):
+    """One update at a row of STEPS: x_s and Info."""
+    conditioner = conditioners.make_conditioner(method, **settings)
+    step = schedule.Steps(*(field[row] for field in STEPS))
+    x_s, _, info = conditioner.update(KEY, x_t, (), step, measured, PRIOR)
+    return x_s, info
+
+
+class ContractTest(parameterized.TestCase):
+    @parameterized.parameters(*SETTINGS)
+    def test_a_noiseless_problem_gives_finite_results(self, method, settings):
+        identity = Mask(jnp.ones((*SHAPE[:2], 1)))
+        measured = make_problem(identity, noise_std=0.0)
+        x_0, info = sample(method, measured, **settings)
+        for values in (x_0, *info):
+            self.assertTrue(np.all(np.isfinite(values)))
+
+    @parameterized.parameters(*SETTINGS)
+    def test_a_fully_masked_problem_gives_finite_results(
+        self, method, settings
+    ):
+        nothing = Mask(jnp.zeros((*SHAPE[:2], 1)))
+        for noise_std in (0.0, 0.1):
+            x_0, info = sample(
+                method, make_problem(nothing, noise_std), **settings
+            )
+            for values in (x_0, *info):
+                self.assertTrue(np.all(np.isfinite(values)))
+            np.testing.assert_array_equal(info.residual, 0)
+
+    @parameterized.parameters(
+        *(pair for pair in SETTINGS if pair[0] != 'sdedit')
+    )
+    def test_where_nothing_is_measured_it_is_unconditional(
+        self, method, settings
+    ):
+        nothing = problem.nothing_measured(SHAPE)
+        expected, _ = sample('unconditional', nothing)
+        x_0, info = sample(method, nothing, **settings)
+        np.testing.assert_allclose(x_0, expected, atol=1e-6)
+        np.testing.assert_array_equal(info.guidance, 0)
+
+    @parameterized.parameters(
+        ('dps', {'zeta': 0.0}),
+        ('dps', {'zeta': 0.0, 'normalise': 'gradient'}),
+        # The largest float stands for an infinite gamma.
+        ('score_ald', {'gamma_0': _LARGEST, 'gamma_T': _LARGEST}),
+        (
+            'score_ald',
+            {'gamma_0': _LARGEST, 'gamma_T': _LARGEST, 'equation': '10'},
+        ),
+    )
+    def test_at_strength_zero_it_is_unconditional(self, method, settings):
+        measured = make_problem()
+        expected, _ = sample('unconditional', measured)
+        x_0, info = sample(method, measured, **settings)
+        np.testing.assert_array_equal(x_0, expected)
+        np.testing.assert_array_equal(info.guidance, 0)
+
+    @parameterized.parameters(*conditioners.CONDITIONERS)
+    def test_a_misspelt_hyperparameter_is_named_in_a_sentence(self, method):
+        with self.assertRaisesRegex(
+            ValueError, f"{method} has no hyperparameter 'zetta'; it has"
+        ):
+            conditioners.make_conditioner(method, zetta=1.0)
+
+    @parameterized.parameters(*conditioners.CONDITIONERS)
+    def test_every_method_takes_the_choices_of_a_transition(self, method):
+        conditioners.make_conditioner(
+            method, transition='ddim', eta=0.5, clip=False, variance='beta'
+        )
+        with self.assertRaisesRegex(ValueError, "'ddpm' or 'ddim'"):
+            conditioners.make_conditioner(method, transition='euler')
+
+    def test_an_unknown_method_is_refused_with_the_names_there_are(self):
+        with self.assertRaisesRegex(
+            ValueError, "method must be one of .*dps, got 'dsp'"
+        ):
+            conditioners.make_conditioner('dsp')
+
+    @parameterized.parameters(
+        ('dps', 'normalise', 'norm'), ('score_ald', 'equation', '12')
+    )
+    def test_an_unknown_choice_is_refused(self, method, name, value):
+        with self.assertRaisesRegex(
+            ValueError, f"{name} must be one of .*got '{value}'"
+        ):
+            conditioners.make_conditioner(method, **{name: value})
+
+    def test_settings_part_into_numbers_and_choices(self):
+        numbers, choices = conditioners.split_settings(
+            'dps', {'zeta': 1, 'normalise': 'gradient', 'clip': False, 'eta': 0}
+        )
+        self.assertEqual(numbers, {'zeta': 1, 'eta': 0})
+        self.assertEqual(choices, {'normalise': 'gradient', 'clip': False})
+
+
+class DpsTest(parameterized.TestCase):
+    @parameterized.parameters(0.25, 1.0, 3.0)
+    def test_gradient_normalisation_makes_steps_of_length_zeta(self, zeta):
+        # Unclipped, since a clipped estimate has no gradient where it lies on
+        # its bounds; there the correction is rightly zero.
+        _, info = sample(
+            'dps', make_problem(), zeta=zeta, normalise='gradient', clip=False
+        )
+        np.testing.assert_allclose(info.guidance, zeta, rtol=1e-5)
+
+    @parameterized.parameters('residual', 'gradient')
+    def test_a_small_correction_brings_the_estimate_nearer(self, normalise):
+        measured = make_problem()
+        x_t = jax.random.normal(KEY, SHAPE)
+        settings = {'normalise': normalise, 'clip': False}
+        row = 8
+        free, _ = take_step('dps', x_t, measured, row, zeta=0.0, **settings)
+        led, _ = take_step('dps', x_t, measured, row, zeta=0.1, **settings)
+        _, info = take_step('dps', x_t, measured, row, **settings)
+        _, after = take_step(
+            'dps', x_t + led - free, measured, row, **settings
+        )
+        self.assertLess(after.residual, info.residual)
+
+    def test_the_correction_is_the_gradient_through_the_prior(self):
+        # For a prior N(mu, v I) and a mask M, x0_hat is affine in x_t with
+        # slope s = sqrt(a) v / (a v + 1 - a), so grad ||r|| is -s M r / ||r||
+        # and has length s: ||M r|| = ||r||, as r lies on the mask.
+        measured = make_problem()
+        row = 8
+        a = float(STEPS.alpha_bar_t[row])
+        slope = np.sqrt(a) * 0.1 / (a * 0.1 + 1 - a)
+        x_t = jax.random.normal(KEY, SHAPE)
+        for zeta in (0.5, 2.0):
+            _, info = take_step(
+                'dps', x_t, measured, row, zeta=zeta, clip=False
+            )
+            np.testing.assert_allclose(info.guidance, zeta * slope, rtol=1e-4)
+
+
+class ScoreAldTest(parameterized.TestCase):
+    @parameterized.parameters(
+        # Row 0 is t = T, row -1 is t = 0. sigma = 3 throughout.
+        ('11', 4.0, 4.0, 0, 1 / 8),
+        ('11', 4.0, 4.0, 5, 1 / 8),
+        ('11', 4.0, 4.0, -1, 1 / 8),
+        ('10', 4.0, 4.0, 0, 1 / 25),  # 3^2 + 4^2
+        ('10', 4.0, 4.0, -1, 1 / 25),
+        ('11', 2.0, 5.0, -1, 1 / 4),
+        ('11', 2.0, 5.0, 0, 1 / 10),
+        ('10', 4.0, 1.0, -1, 1 / 25),
+        ('10', 4.0, 1.0, 0, 1 / 10),
+    )
+    def test_weights_are_those_worked_by_hand(
+        self, equation, gamma_0, gamma_T, row, weight
+    ):
+        # A is the identity, so the gradient of the squared distance is
+        # 2 (x_t - y).
+        measured = make_problem(Mask(jnp.ones((*SHAPE[:2], 1))), noise_std=3.0)
+        x_t = jax.random.normal(KEY, SHAPE)
+        guided, info = take_step(
+            'score_ald',
+            x_t,
+            measured,
+            row,
+            gamma_0=gamma_0,
+            gamma_T=gamma_T,
+            equation=equation,
+        )
+        free, _ = take_step('unconditional', x_t, measured, row)
+        expected = weight * 2 * (measured.y - x_t)
+        np.testing.assert_allclose(guided - free, expected, atol=1e-5)
+        np.testing.assert_allclose(
+            info.guidance, np.linalg.norm(expected), rtol=1e-5
+        )
+
+
+class SdeditTest(parameterized.TestCase):
+    @parameterized.parameters(0, 200, 500, 999)
+    def test_it_starts_at_the_diffused_measurement(self, tau):
+        measured = make_problem()
+        conditioner = conditioners.make_conditioner('sdedit', tau=tau)
+        number = 4000
+        keys = jax.random.split(KEY, number)
+        x, _ = jax.vmap(lambda key: conditioner.start(key, measured, STEPS))(
+            keys
+        )
+        # The largest kept timestep that is not above tau.
+        kept = np.asarray(STEPS.t)
+        a = ALPHA_BAR[kept[kept <= tau].max()]
+        # Four to five standard errors, as 32 values are compared.
+        np.testing.assert_allclose(
+            x.mean(axis=0),
+            np.sqrt(a) * measured.y,
+            atol=5 * np.sqrt((1 - a) / number),
+        )
+        np.testing.assert_allclose(
+            x.var(axis=0), 1 - a, rtol=5 * np.sqrt(2 / number)
+        )
+
+    def test_steps_above_tau_leave_the_image_as_it_is(self):
+        measured = make_problem()
+        x_t = jax.random.normal(KEY, SHAPE)
+        for row, t in enumerate(np.asarray(STEPS.t)):
+            x_s, _ = take_step('sdedit', x_t, measured, row, tau=400)
+            waited = np.array_equal(x_s, x_t)
+            self.assertEqual(waited, t > 400)
+
+    def test_at_tau_zero_it_gives_the_clean_estimate_of_the_measurement(self):
+        # One step from t = 0, where noise has std 0.01 and so Tweedie's mean
+        # under N(0.2, 0.1 I) is x_0 but for some 0.01 (four std: 0.04).
+        measured = make_problem(Mask(jnp.ones((*SHAPE[:2], 1))))
+        x_0, _ = sample('sdedit', measured, tau=0)
+        np.testing.assert_allclose(
+            x_0, np.clip(measured.y, -1, 1), atol=0.05
+        )
+
+
+if __name__ == '__main__':
+    absltest.main()

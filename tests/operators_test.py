@@ -1,0 +1,302 @@
+"""Operators: a contract that each one keeps, and what is special about some."""
+
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from invjax import operators, problem
+from invjax.operators import blur
+
+_GOLDENS = np.load(
+    pathlib.Path(__file__).parent / 'goldens' / 'diffusion_math.npz'
+)
+SHAPE = (24, 20, 3)  # Not square, so that a swap of the axes shows.
+
+
+@functools.cache
+def operator_of(task):
+    return operators.make_operator(task, jax.random.key(0), SHAPE)
+
+
+def normal(seed, shape=SHAPE):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def golden_image(name):
+    return np.moveaxis(_GOLDENS[name][0], 0, -1)
+
+
+@parameterized.parameters(*operators.OPERATORS)
+class ContractTest(parameterized.TestCase):
+    def test_adjoint_passes_the_dot_product_test(self, task):
+        operator = operator_of(task)
+        x = normal(1)
+        y = normal(2, operator.forward(x).shape)
+        left = np.vdot(operator.forward(x), y)
+        right = np.vdot(x, operator.adjoint(y))
+        # 1440 products of size 1 add up to some 40 with rounding 1e-5.
+        np.testing.assert_allclose(left, right, atol=2e-4)
+
+    def test_forward_is_linear(self, task):
+        operator = operator_of(task)
+        u, v = normal(3), normal(4)
+        np.testing.assert_allclose(
+            operator.forward(2 * u - v),
+            2 * operator.forward(u) - operator.forward(v),
+            atol=1e-5,
+        )
+
+    def test_pinv_explains_every_measurement_it_is_given(self, task):
+        operator = operator_of(task)
+        y = operator.forward(normal(5))
+        again = operator.forward(operator.pinv(y))
+        # What the cut of small singular values takes is a thousandth.
+        error = np.linalg.norm(again - y) / np.linalg.norm(y)
+        self.assertLess(error, 2e-2)
+
+    def test_pinv_gives_the_image_of_least_norm(self, task):
+        operator = operator_of(task)
+        x = normal(6)
+        restored = operator.pinv(operator.forward(x))
+        self.assertLessEqual(
+            np.linalg.norm(restored), 1.001 * np.linalg.norm(x)
+        )
+
+    def test_a_measurement_carries_data_on_the_support_alone(self, task):
+        operator = operator_of(task)
+        x = normal(7)
+        y = operator.forward(x)
+        support = np.broadcast_to(operator.support(), y.shape)
+        self.assertContainsSubset(np.unique(support), (0.0, 1.0))
+        np.testing.assert_array_equal(y * (1 - support), 0 * y)
+        self.assertTrue(np.all(y[support == 1] != 0))
+
+    def test_noise_has_its_std_on_the_support_and_is_nowhere_else(self, task):
+        operator = operator_of(task)
+        x = normal(8)
+        measured = problem.measure(jax.random.key(9), x, operator, 0.3)
+        noise = np.asarray(measured.y - operator.forward(x))
+        support = np.broadcast_to(operator.support(), noise.shape) == 1
+        np.testing.assert_array_equal(noise[~support], 0)
+        number = support.sum()
+        self.assertEqual(measured.num_measured(), number)
+        # Four standard errors: of the std, std / sqrt(2 m); of the mean,
+        # std / sqrt(m).
+        self.assertAlmostEqual(
+            noise[support].std(), 0.3, delta=4 * 0.3 / np.sqrt(2 * number)
+        )
+        self.assertAlmostEqual(
+            noise[support].mean(), 0, delta=4 * 0.3 / np.sqrt(number)
+        )
+        np.testing.assert_allclose(
+            measured.residual_norm(x),
+            measured.expected_residual_norm(),
+            rtol=4 / np.sqrt(2 * number),
+        )
+
+    def test_without_noise_the_measurement_is_the_image_seen(self, task):
+        operator = operator_of(task)
+        x = normal(10)
+        measured = problem.measure(jax.random.key(0), x, operator, 0.0)
+        np.testing.assert_array_equal(measured.y, operator.forward(x))
+        self.assertEqual(measured.image_shape, SHAPE)
+
+    def test_a_misspelt_parameter_is_named_in_a_sentence(self, task):
+        with self.assertRaisesRegex(
+            ValueError, f"{task} has no parameter 'sizee'; it has"
+        ):
+            operators.make_operator(task, jax.random.key(0), SHAPE, sizee=3)
+
+    def test_the_same_key_gives_the_same_operator(self, task):
+        again = operators.make_operator(task, jax.random.key(0), SHAPE)
+        jax.tree.map(np.testing.assert_array_equal, again, operator_of(task))
+
+
+class GaussianDeblurTest(parameterized.TestCase):
+    @parameterized.parameters(('blur61', 61, 3.0), ('blur9', 9, 1.5))
+    def test_it_is_the_blur_of_the_dps_authors(self, name, size, std):
+        kernel = blur.gaussian_kernel(size, std)
+        np.testing.assert_allclose(
+            np.outer(kernel, kernel), _GOLDENS[f'{name}_kernel'], atol=1e-12
+        )
+        operator = operators.make_operator(
+            'gaussian_deblur',
+            jax.random.key(0),
+            (64, 64, 3),
+            blur_size=size,
+            blur_std=std,
+        )
+        np.testing.assert_allclose(
+            operator.forward(golden_image(f'{name}_in')),
+            golden_image(f'{name}_out'),
+            atol=1e-5,
+        )
+
+    @parameterized.parameters((256, 61, 3.0), (64, 15, 1.5))
+    def test_defaults_follow_the_side_of_the_image(self, side, size, std):
+        shape = (side, side, 1)
+        default = blur.gaussian_deblur(jax.random.key(0), shape)
+        named = blur.gaussian_deblur(
+            jax.random.key(0), shape, blur_size=size, blur_std=std
+        )
+        np.testing.assert_array_equal(default.rows, named.rows)
+
+    def test_a_constant_image_stays_as_it_is(self):
+        operator = operator_of('gaussian_deblur')
+        np.testing.assert_allclose(
+            operator.forward(jnp.full(SHAPE, 0.7)), 0.7, rtol=1e-5
+        )
+
+    def test_rows_are_blurred_along_rows(self):
+        # An image constant along its columns has nothing to blur that way.
+        operator = operator_of('gaussian_deblur')
+        stripes = jnp.broadcast_to(normal(11, (1, SHAPE[1], 1)), SHAPE)
+        blurred = np.asarray(operator.forward(stripes))
+        np.testing.assert_allclose(
+            blurred, blurred[:1] + 0 * blurred, atol=1e-5
+        )
+        self.assertLess(blurred.std(), 0.9 * np.asarray(stripes).std())
+
+    @parameterized.parameters(
+        ({'blur_size': 8}, 'blur_size must be odd'),
+        ({'blur_size': 0}, 'blur_size must be odd'),
+        ({'blur_size': -3}, 'blur_size must be odd'),
+        ({'blur_size': 41}, 'blur_size must be odd, from 1 to 39'),
+        ({'blur_std': 0.0}, 'blur_std must be above 0'),
+        ({'blur_std': -1.0}, 'blur_std must be above 0'),
+    )
+    def test_values_out_of_range_are_refused(self, settings, message):
+        with self.assertRaisesRegex(ValueError, message):
+            blur.gaussian_deblur(jax.random.key(0), SHAPE, **settings)
+
+
+class BoxInpaintingTest(parameterized.TestCase):
+    def missing_boxes(self, shape, size, margin, num_keys=300):
+        def mask(key):
+            return operators.OPERATORS['box_inpainting'](
+                key, shape, box_size=size, box_margin=margin
+            ).mask
+
+        keys = jax.random.split(jax.random.key(0), num_keys)
+        return 1 - np.asarray(jax.vmap(mask)(keys))[..., 0]
+
+    @parameterized.parameters(
+        ((20, 16, 3), 5, 2), ((16, 20, 3), 8, 4), ((16, 16, 1), 10, 3)
+    )
+    def test_every_box_is_whole_and_keeps_its_margins(
+        self, shape, size, margin
+    ):
+        missing = self.missing_boxes(shape, size, margin)
+        self.assertEqual(missing.shape, (300, *shape[:2]))
+        for axis, side in ((2, shape[0]), (1, shape[1])):
+            hit = missing.any(axis=axis)
+            np.testing.assert_array_equal(hit.sum(axis=1), size)
+            first = hit.argmax(axis=1)
+            # All allowed places occur, and no others: with 300 keys one of at
+            # most 12 stays away with probability 12 (11/12)^300 < 1e-10.
+            self.assertEqual(
+                set(first.tolist()),
+                set(range(margin, side - margin - size + 1)),
+            )
+        np.testing.assert_array_equal(missing.sum(axis=(1, 2)), size**2)
+
+    @parameterized.parameters((256, 128, 16), (64, 32, 4))
+    def test_defaults_follow_the_side_of_the_image(self, side, size, margin):
+        default = operators.OPERATORS['box_inpainting']
+        for seed in range(5):
+            key = jax.random.key(seed)
+            np.testing.assert_array_equal(
+                default(key, (side, side, 3)).mask,
+                default(
+                    key, (side, side, 3), box_size=size, box_margin=margin
+                ).mask,
+            )
+
+    @parameterized.parameters((0, 2), (21, 0), (10, 6), (5, -1))
+    def test_a_box_that_does_not_fit_is_refused(self, size, margin):
+        with self.assertRaisesRegex(ValueError, 'must be at most the side'):
+            operators.make_operator(
+                'box_inpainting',
+                jax.random.key(0),
+                SHAPE,
+                box_size=size,
+                box_margin=margin,
+            )
+
+
+class RandomInpaintingTest(parameterized.TestCase):
+    # 70 % of 64 x 64 is 2867.2 pixels.
+    @parameterized.parameters((0.0, 0), (0.25, 1024), (0.7, 2867), (1.0, 4096))
+    def test_the_count_of_missing_pixels_is_exact(self, fraction, number):
+        for seed in range(5):
+            operator = operators.make_operator(
+                'random_inpainting',
+                jax.random.key(seed),
+                (64, 64, 3),
+                drop_fraction=fraction,
+            )
+            y = np.asarray(operator.forward(jnp.ones((64, 64, 3))))
+            # Each pixel is missing in all channels or in none.
+            np.testing.assert_array_equal(y, y[..., :1] + 0 * y)
+            self.assertEqual((y[..., 0] == 0).sum(), number)
+
+    @parameterized.parameters((256, 45875), (64, 2867))
+    def test_the_default_drops_70_percent(self, side, number):
+        operator = operators.make_operator(
+            'random_inpainting', jax.random.key(0), (side, side, 3)
+        )
+        self.assertEqual((np.asarray(operator.mask) == 0).sum(), number)
+
+    def test_other_keys_drop_other_pixels(self):
+        masks = [
+            operators.make_operator(
+                'random_inpainting', jax.random.key(seed), SHAPE
+            ).mask
+            for seed in (0, 1)
+        ]
+        self.assertFalse(np.array_equal(*masks))
+
+    @parameterized.parameters(-0.1, 1.1, 70)
+    def test_a_fraction_out_of_range_is_refused(self, fraction):
+        with self.assertRaisesRegex(ValueError, 'drop_fraction must be from 0'):
+            operators.make_operator(
+                'random_inpainting',
+                jax.random.key(0),
+                SHAPE,
+                drop_fraction=fraction,
+            )
+
+
+class ProblemTest(parameterized.TestCase):
+    def test_an_unknown_task_is_refused_with_the_names_there_are(self):
+        with self.assertRaisesRegex(
+            ValueError, "task must be one of gaussian_deblur.*got 'deblurr'"
+        ):
+            operators.make_operator('deblurr', jax.random.key(0), SHAPE)
+
+    def test_a_brought_measurement_loses_what_is_not_observed(self):
+        operator = operator_of('box_inpainting')
+        y = normal(12)
+        brought = problem.from_measurement(y, operator)
+        np.testing.assert_array_equal(brought.y, operator.forward(y))
+
+    def test_nothing_measured_leaves_no_residual(self):
+        nothing = problem.nothing_measured(SHAPE)
+        self.assertEqual(nothing.num_measured(), 0)
+        self.assertEqual(nothing.image_shape, SHAPE)
+        np.testing.assert_array_equal(nothing.residual(normal(13)), 0)
+
+    def test_the_residual_norm_has_a_gradient_where_it_is_zero(self):
+        x = normal(14)
+        exact = problem.measure(
+            jax.random.key(0), x, operator_of('denoising'), 0.0
+        )
+        np.testing.assert_array_equal(jax.grad(exact.residual_norm)(x), 0 * x)
+
+
+if __name__ == '__main__':
+    absltest.main()

@@ -1,0 +1,150 @@
+"""Each primitive against a plainer form of it, or a property that defines it."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+from jax import lax
+
+from invjax.priors import layers
+
+
+def normal(seed, *shape):
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def assert_close(actual, expected, tolerance=1e-5):
+    """Within `tolerance` of the largest value: some ten float32 roundings."""
+    expected = np.asarray(expected)
+    np.testing.assert_allclose(
+        actual, expected, rtol=0, atol=tolerance * np.abs(expected).max()
+    )
+
+
+class ConvTest(parameterized.TestCase):
+    @parameterized.parameters(1, 3, 5)
+    def test_its_gradients_are_the_ones_that_xla_derives(self, size):
+        x, kernel = normal(0, 6, 9, 4), normal(1, size, size, 4, 5)
+        cotangent = normal(2, 6, 9, 5)
+
+        def plain(x, kernel):
+            return lax.conv_general_dilated(
+                x[None],
+                kernel,
+                (1, 1),
+                'SAME',
+                dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+            )[0]
+
+        with jax.default_matmul_precision('highest'):
+            out, pull = jax.vjp(layers.conv, x, kernel)
+            expected, expected_pull = jax.vjp(plain, x, kernel)
+            bars, expected_bars = pull(cotangent), expected_pull(cotangent)
+        assert_close(out, expected)
+        assert_close(bars[0], expected_bars[0])
+        assert_close(bars[1], expected_bars[1])
+
+    def test_a_stride_of_2_keeps_every_second_pixel(self):
+        x, kernel = normal(0, 6, 8, 4), normal(1, 3, 3, 4, 5)
+        with jax.default_matmul_precision('highest'):
+            every = layers.conv(x, kernel)
+            second = layers.conv_stride_2(x, kernel)
+        assert_close(second, every[::2, ::2])
+
+
+class GroupNormTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        # Far from zero mean, where a one-pass variance would lose digits.
+        self.x = 3 * normal(0, 5, 7, 64) + 20
+        self.scale, self.bias = normal(1, 64), normal(2, 64)
+
+    def test_it_equals_the_reshaped_form(self):
+        groups = np.float64(self.x).reshape(-1, 32, 2)
+        mean = groups.mean(axis=(0, 2), keepdims=True)
+        std = np.sqrt(groups.var(axis=(0, 2), keepdims=True) + 1e-5)
+        normalised = ((groups - mean) / std).reshape(self.x.shape)
+        out = layers.group_norm_scale_shift(self.x, self.scale, self.bias)
+        # The mean of 20 costs the digits that it takes.
+        assert_close(out, normalised * self.scale + self.bias, 2e-5)
+
+    def test_it_equals_flax(self):
+        norm = nn.GroupNorm(
+            num_groups=32, epsilon=1e-5, use_fast_variance=False
+        )
+        params = {'scale': self.scale, 'bias': self.bias}
+        # Flax takes the first axis for a batch.
+        expected = norm.apply({'params': params}, self.x[None])[0]
+        out = layers.group_norm_scale_shift(self.x, self.scale, self.bias)
+        assert_close(out, expected, 2e-5)
+
+    def test_a_constant_image_becomes_the_bias(self):
+        out = layers.group_norm_scale_shift(
+            np.full((4, 4, 64), 0.5, np.float32), self.scale, self.bias
+        )
+        assert_close(out, np.broadcast_to(self.bias, (4, 4, 64)))
+
+    def test_half_precision_is_normalised_in_float32(self):
+        half = jnp.asarray(self.x, jnp.bfloat16)
+        out = layers.group_norm_scale_shift(half, self.scale, self.bias)
+        same = layers.group_norm_scale_shift(
+            half.astype(jnp.float32), self.scale, self.bias
+        )
+        self.assertEqual(out.dtype, jnp.float32)
+        np.testing.assert_array_equal(out, same)
+
+
+class ResampleTest(absltest.TestCase):
+    def test_downsampling_undoes_upsampling(self):
+        x = normal(0, 3, 5, 4)
+        np.testing.assert_array_equal(layers.downsample(layers.upsample(x)), x)
+
+    def test_they_are_adjoint_up_to_the_size_of_a_block(self):
+        x, y = normal(0, 3, 5, 4), normal(1, 6, 10, 4)
+        self.assertAlmostEqual(
+            float(jnp.vdot(layers.upsample(x), y)),
+            4 * float(jnp.vdot(x, layers.downsample(y))),
+            places=4,
+        )
+
+
+class AttentionTest(parameterized.TestCase):
+    pixels, heads, width = 10, 3, 4
+
+    def test_the_two_orders_are_one_permutation_of_channels_apart(self):
+        new = normal(0, self.pixels, 3 * self.heads * self.width)
+        # From (q k v, head, channel) to (head, q k v, channel).
+        legacy = new.reshape(self.pixels, 3, self.heads, self.width)
+        legacy = legacy.swapaxes(1, 2).reshape(new.shape)
+        np.testing.assert_array_equal(
+            layers.attention(new, self.heads, new_order=True),
+            layers.attention(legacy, self.heads, new_order=False),
+        )
+
+    def test_it_equals_the_attention_of_jax(self):
+        qkv = normal(0, self.pixels, 3 * self.heads * self.width)
+        q, k, v = (
+            part.reshape(1, self.pixels, self.heads, self.width)
+            for part in np.split(qkv, 3, axis=1)
+        )
+        with jax.default_matmul_precision('highest'):
+            expected = jax.nn.dot_product_attention(q, k, v)
+            out = layers.attention(qkv, self.heads, new_order=True)
+        assert_close(out, expected.reshape(self.pixels, -1))
+
+    @parameterized.parameters(False, True)
+    def test_queries_of_zero_give_every_pixel_the_mean_value(self, new_order):
+        shape = (self.pixels, self.heads, self.width)
+        q, k, v = np.zeros(shape, np.float32), normal(0, *shape), normal(1, *shape)
+        qkv = np.stack([q, k, v], axis=1 if new_order else 2)
+        with jax.default_matmul_precision('highest'):
+            out = layers.attention(
+                qkv.reshape(self.pixels, -1), self.heads, new_order
+            )
+        mean = v.mean(axis=0).reshape(1, -1)
+        assert_close(out, np.broadcast_to(mean, out.shape))
+
+
+if __name__ == '__main__':
+    absltest.main()

@@ -1,0 +1,147 @@
+"""The sampler against a distribution that it must reach, and against itself."""
+
+import functools
+
+import jax
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from invjax import conditioners, operators, problem, sampler, schedule, sweep
+from invjax.priors import gaussian
+
+ALPHA_BAR = schedule.alpha_bars(schedule.linear_betas())
+SHAPE = (4, 4, 1)
+PRIOR = gaussian.GaussianPrior.isotropic(np.full(SHAPE, 0.2), 0.1, ALPHA_BAR)
+KEY = jax.random.key(0)
+
+
+@functools.partial(jax.jit, static_argnames=('method', 'settings'))
+def run(key, carry, steps, measured, method, settings=()):
+    conditioner = conditioners.make_conditioner(method, **dict(settings))
+    return sampler.run(key, carry, steps, measured, PRIOR, conditioner)
+
+
+def make_problem():
+    operator = operators.make_operator('random_inpainting', KEY, SHAPE)
+    x_0 = PRIOR.sample(jax.random.key(1))
+    return problem.measure(jax.random.key(2), x_0, operator, 0.1)
+
+
+def started(method, steps, **settings):
+    conditioner = conditioners.make_conditioner(method, **settings)
+    return sampler.start(KEY, steps, make_problem(), conditioner)
+
+
+class DistributionTest(parameterized.TestCase):
+    @parameterized.parameters(
+        {'transition': 'ddpm', 'variance': 'posterior'},
+        {'transition': 'ddpm', 'variance': 'beta'},
+        {'transition': 'ddim', 'eta': 0.0},
+        {'transition': 'ddim', 'eta': 1.0},
+    )
+    def test_unconditional_samples_have_the_mean_and_variance_of_the_prior(
+        self, **settings
+    ):
+        # Two pixels that go together, and two alone, narrow and wide.
+        mean = np.array([-0.5, 0.0, 0.3, 1.0]).reshape(2, 2, 1)
+        covariance = np.diag([0.2, 0.2, 0.1, 1.0])
+        covariance[0, 1] = covariance[1, 0] = 0.15
+        prior = gaussian.GaussianPrior.from_covariance(
+            mean, covariance, ALPHA_BAR
+        )
+        number = 4000
+        numbers, choices = conditioners.split_settings(
+            'unconditional', {**settings, 'clip': False}
+        )
+        lanes = sweep.make_lanes(
+            KEY,
+            [problem.nothing_measured(mean.shape)],
+            [numbers],
+            num_samples=number,
+        )
+        result = sweep.run_lanes(
+            lanes,
+            prior,
+            'unconditional',
+            500,
+            max_lanes=number,
+            stretch=500,
+            **choices,
+        )
+        samples = result.x.reshape(number, 4)
+        std = np.sqrt(np.diag(covariance))
+        # Four standard errors, and for 500 steps in place of a continuum 4 %
+        # of the variance and of the deviation of the mean.
+        standard_error = 4 / np.sqrt(number)
+        bound = (standard_error + 0.01) * std
+        error = np.abs(samples.mean(axis=0) - mean.ravel())
+        self.assertTrue(np.all(error < bound), (error, bound))
+        error = np.abs(np.cov(samples.T) - covariance)
+        bound = (np.sqrt(2) * standard_error + 0.04) * np.outer(std, std)
+        self.assertTrue(np.all(error < bound), (error, bound))
+
+
+class StretchesTest(parameterized.TestCase):
+    @parameterized.product(
+        method=tuple(conditioners.CONDITIONERS), length=(1, 5, 8)
+    )
+    def test_stretches_are_one_scan_bit_for_bit(self, method, length):
+        steps = schedule.reverse_steps(ALPHA_BAR, 20)
+        measured = make_problem()
+        carry = started(method, steps)
+        (whole, _), whole_info = run(KEY, carry, steps, measured, method)
+        infos = []
+        cuts, _ = schedule.stretches(steps, length)
+        for cut in cuts:
+            carry, info = run(KEY, carry, cut, measured, method)
+            infos.append(info)
+        np.testing.assert_array_equal(carry[0], whole)
+        for parts, values in zip(
+            zip(*infos, strict=True), whole_info, strict=True
+        ):
+            np.testing.assert_array_equal(np.concatenate(parts)[:20], values)
+
+    def test_a_row_that_is_not_active_changes_nothing(self):
+        steps = schedule.reverse_steps(ALPHA_BAR, 5)
+        carry = started('dps', steps)
+        idle = steps._replace(active=np.zeros(5, bool))
+        (x, _), info = run(KEY, carry, idle, make_problem(), 'dps')
+        np.testing.assert_array_equal(x, carry[0])
+        for values in info:
+            np.testing.assert_array_equal(values, 0)
+
+    def test_noise_is_the_same_when_the_top_steps_are_left_out(self):
+        # SDEdit waits above tau, so leaving those rows out must change nothing
+        # but what the steps below draw, if they drew by their number.
+        steps = schedule.reverse_steps(ALPHA_BAR, 20)
+        settings = (('tau', 400),)
+        carry = started('sdedit', steps, tau=400)
+        measured = make_problem()
+        (whole, _), _ = run(KEY, carry, steps, measured, 'sdedit', settings)
+        (cut,), num_skipped = schedule.stretches(steps, 20, first_t=400)
+        self.assertEqual(num_skipped, 12)
+        (x, _), _ = run(KEY, carry, cut, measured, 'sdedit', settings)
+        np.testing.assert_array_equal(x, whole)
+
+    def test_sample_is_start_and_run(self):
+        steps = schedule.reverse_steps(ALPHA_BAR, 10)
+        measured = make_problem()
+        conditioner = conditioners.make_conditioner('dps')
+        x_0, _ = jax.jit(
+            lambda key: sampler.sample(key, steps, measured, PRIOR, conditioner)
+        )(KEY)
+        (x, _), _ = run(KEY, started('dps', steps), steps, measured, 'dps')
+        np.testing.assert_allclose(x_0, x, atol=1e-6)
+
+    def test_another_key_draws_another_sample(self):
+        steps = schedule.reverse_steps(ALPHA_BAR, 10)
+        carry = started('unconditional', steps)
+        first, second = (
+            run(jax.random.key(i), carry, steps, make_problem(), 'unconditional')
+            for i in (0, 1)
+        )
+        self.assertGreater(np.abs(first[0][0] - second[0][0]).max(), 1e-3)
+
+
+if __name__ == '__main__':
+    absltest.main()

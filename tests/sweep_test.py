@@ -1,0 +1,286 @@
+"""Sweeps: lanes are alone with themselves, and share one compiled program."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from invjax import conditioners, operators, problem, schedule, sweep
+from invjax.conditioners import Info
+from invjax.diffusion import Prediction
+from invjax.priors import gaussian
+
+ALPHA_BAR = schedule.alpha_bars(schedule.linear_betas())
+SHAPE = (4, 4, 2)
+PRIOR = gaussian.GaussianPrior.isotropic(np.full(SHAPE, 0.2), 0.1, ALPHA_BAR)
+KEY = jax.random.key(0)
+_CALLS = []
+
+
+@flax.struct.dataclass
+class CountingPrior:
+    """A prior that notes when Python runs it, which is when it is traced."""
+
+    prior: Any
+
+    @property
+    def alpha_bar(self):
+        return self.prior.alpha_bar
+
+    def __call__(self, x_t, t):
+        _CALLS.append(x_t.shape)
+        return self.prior(x_t, t)
+
+
+@flax.struct.dataclass
+class BreakingPrior(CountingPrior):
+    """A prior that predicts NaN from a timestep down."""
+
+    last_good_t: jax.Array
+
+    def __call__(self, x_t, t):
+        eps = self.prior(x_t, t).eps
+        return Prediction(jnp.where(t < self.last_good_t, jnp.nan, eps))
+
+
+def make_problems(number=3, task='box_inpainting', shape=SHAPE):
+    """Problems whose images, masks and noise all differ."""
+    problems = []
+    for i in range(number):
+        key_x, key_operator, key_noise = jax.random.split(jax.random.key(i), 3)
+        operator = operators.make_operator(task, key_operator, shape)
+        x_0 = 0.2 + 0.3 * jax.random.normal(key_x, shape)
+        problems.append(problem.measure(key_noise, x_0, operator, 0.1))
+    return problems
+
+
+class LanesTest(parameterized.TestCase):
+    def test_settings_vary_fastest_then_samples_then_images(self):
+        problems = make_problems(2)
+        settings = sweep.grid(zeta=[0.0, 1.0, 2.0])
+        lanes = sweep.make_lanes(KEY, problems, settings, num_samples=2)
+        self.assertLen(lanes.keys, 12)
+        np.testing.assert_array_equal(lanes.numbers['zeta'], [0, 1, 2] * 4)
+        for i in range(12):
+            np.testing.assert_array_equal(
+                lanes.problems.y[i], problems[i // 6].y
+            )
+
+    def test_keys_are_the_same_across_settings_and_no_others(self):
+        settings = sweep.grid(zeta=[0.0, 1.0, 2.0])
+        lanes = sweep.make_lanes(KEY, make_problems(2), settings, num_samples=2)
+        keys = jax.random.key_data(lanes.keys).reshape(4, 3, -1)
+        np.testing.assert_array_equal(keys, keys[:, :1] + 0 * keys)
+        self.assertLen(np.unique(keys[:, 0], axis=0), 4)
+
+    def test_a_part_of_a_data_set_has_the_keys_it_has_in_the_whole(self):
+        problems = make_problems(3)
+        whole = sweep.make_lanes(KEY, problems, num_samples=2)
+        part = sweep.make_lanes(
+            KEY, problems[1:], num_samples=2, first_image=1
+        )
+        np.testing.assert_array_equal(
+            jax.random.key_data(whole.keys)[2:], jax.random.key_data(part.keys)
+        )
+
+    def test_a_grid_has_all_combinations_the_last_fastest(self):
+        self.assertEqual(
+            sweep.grid(a=[1, 2], b=[3, 4]),
+            [{'a': 1, 'b': 3}, {'a': 1, 'b': 4}]
+            + [{'a': 2, 'b': 3}, {'a': 2, 'b': 4}],
+        )
+
+    def test_settings_of_other_names_are_refused(self):
+        with self.assertRaisesRegex(ValueError, 'the same names'):
+            sweep.make_lanes(KEY, make_problems(1), [{'zeta': 1}, {'eta': 0}])
+
+
+class RunTest(parameterized.TestCase):
+    @parameterized.parameters(
+        ('unconditional', {}),
+        ('dps', {'zeta': 0.7}),
+        ('score_ald', {'gamma_0': 5.0, 'gamma_T': 9.0}),
+        ('sdedit', {'tau': 500}),
+    )
+    def test_a_row_of_a_batch_is_that_image_alone(self, method, setting):
+        problems = make_problems(3)
+        lanes = sweep.make_lanes(KEY, problems, [setting])
+        batch = sweep.run_lanes(lanes, PRIOR, method, 20)
+        np.testing.assert_array_equal(batch.lanes, [0, 1, 2])
+        for i, measured in enumerate(problems):
+            alone = sweep.run_lanes(
+                sweep.make_lanes(KEY, [measured], [setting], first_image=i),
+                PRIOR,
+                method,
+                20,
+            )
+            # Sums of a batch may be added up in another order.
+            np.testing.assert_allclose(batch.x[i], alone.x[0], atol=1e-5)
+            np.testing.assert_allclose(
+                batch.info.residual[i], alone.info.residual[0], atol=1e-4
+            )
+
+    def test_one_trace_serves_all_values_and_the_next_sweep(self):
+        counting = CountingPrior(PRIOR)
+        # A shape of its own, so that no other test has compiled it.
+        problems = make_problems(2)
+
+        def sweep_over(zetas, problems, num_steps, key=KEY):
+            settings = sweep.grid(zeta=zetas)
+            return sweep.run_lanes(
+                sweep.make_lanes(key, problems, settings),
+                counting,
+                'dps',
+                num_steps,
+                max_lanes=4,
+            )
+
+        _CALLS.clear()
+        sweep_over([0.1, 0.5, 1.0, 2.0], problems, 20)
+        self.assertLen(_CALLS, 1)
+        # Other values, another number of them, images, steps and another key.
+        sweep_over([0.3, 0.7], problems[::-1], 20)
+        sweep_over([3.0] * 5, problems, 33, jax.random.key(7))
+        self.assertLen(_CALLS, 1)
+
+    @parameterized.parameters(1, 3, 4, 6, 100)
+    def test_max_lanes_does_not_change_results(self, max_lanes):
+        settings = sweep.grid(zeta=[0.2, 1.0])
+        lanes = sweep.make_lanes(KEY, make_problems(3), settings)
+        expected = sweep.run_lanes(lanes, PRIOR, 'dps', 20, max_lanes=2)
+        result = sweep.run_lanes(lanes, PRIOR, 'dps', 20, max_lanes=max_lanes)
+        np.testing.assert_array_equal(result.lanes, np.arange(6))
+        np.testing.assert_allclose(result.x, expected.x, atol=1e-5)
+        for values, others in zip(result.info, expected.info, strict=True):
+            self.assertEqual(values.shape, (6, 20))
+            np.testing.assert_allclose(values, others, atol=1e-4)
+
+    @parameterized.parameters(3, 20, 64)
+    def test_the_length_of_a_stretch_does_not_change_results(self, stretch):
+        lanes = sweep.make_lanes(KEY, make_problems(2))
+        expected = sweep.run_lanes(lanes, PRIOR, 'dps', 20)
+        result = sweep.run_lanes(lanes, PRIOR, 'dps', 20, stretch=stretch)
+        np.testing.assert_allclose(result.x, expected.x, atol=1e-5)
+
+    def test_settings_share_their_noise(self):
+        # The prior's first step comes before any correction, so its length
+        # tells the noise: the same for all settings, another for each image.
+        settings = sweep.grid(zeta=[0.0, 0.5, 2.0])
+        lanes = sweep.make_lanes(KEY, make_problems(2), settings)
+        result = sweep.run_lanes(lanes, PRIOR, 'dps', 20)
+        first = result.info.prior_step[:, 0].reshape(2, 3)
+        np.testing.assert_allclose(first, first[:, :1] + 0 * first, rtol=1e-6)
+        self.assertNotAlmostEqual(first[0, 0], first[1, 0], places=3)
+
+    def test_progress_rises_to_the_whole(self):
+        lanes = sweep.make_lanes(KEY, make_problems(3))
+        seen = []
+        sweep.run_lanes(
+            lanes,
+            PRIOR,
+            'unconditional',
+            25,
+            max_lanes=2,
+            on_progress=lambda *pair: seen.append(pair),
+        )
+        done, total = zip(*seen, strict=True)
+        self.assertEqual(set(total), {75})
+        self.assertEqual(done, (20, 40, 50, 60, 70, 75))
+
+    def test_mistakes_are_refused_before_any_work(self):
+        lanes = sweep.make_lanes(KEY, make_problems(1), [{'zeta': 1.0}])
+        for method, num_steps, choices, message in (
+            ('dsp', 10, {}, 'method must be one of'),
+            ('sdedit', 10, {}, "no hyperparameter 'zeta'"),
+            ('dps', 0, {}, 'num_steps must be'),
+            ('dps', 10, {'normalise': 'x'}, 'normalise must be one of'),
+        ):
+            with self.assertRaisesRegex(ValueError, message):
+                # Not iterated: the call itself refuses.
+                sweep.run_batches(lanes, PRIOR, method, num_steps, **choices)
+
+    def test_restore_is_the_lanes_of_one_image(self):
+        (measured,) = make_problems(1)
+        restored = sweep.restore(
+            measured, PRIOR, 'dps', 20, key=KEY, num_samples=2, zeta=0.7
+        )
+        lanes = sweep.make_lanes(KEY, [measured], [{'zeta': 0.7}], 2)
+        expected = sweep.run_lanes(lanes, PRIOR, 'dps', 20)
+        np.testing.assert_array_equal(restored.x, expected.x)
+
+
+class SkippedStepsTest(parameterized.TestCase):
+    def test_info_is_nan_for_the_steps_that_no_lane_needs(self):
+        settings = sweep.grid(tau=[200, 444])
+        lanes = sweep.make_lanes(KEY, make_problems(2), settings)
+        # Kept timesteps are 999, 888, ..., 0: the first five are above 444.
+        result = sweep.run_lanes(lanes, PRIOR, 'sdedit', 10, stretch=3)
+        for values in result.info:
+            self.assertEqual(values.shape, (4, 10))
+            self.assertTrue(np.all(np.isnan(values[:, :5])))
+            self.assertTrue(np.all(np.isfinite(values[:, 5:])))
+
+    def test_taus_that_share_a_scan_give_what_each_gives_alone(self):
+        problems = make_problems(2)
+        taus = [100, 400, 900]
+        together = sweep.run_lanes(
+            sweep.make_lanes(KEY, problems, sweep.grid(tau=taus)),
+            PRIOR,
+            'sdedit',
+            20,
+        ).x.reshape(2, 3, *SHAPE)
+        for i, tau in enumerate(taus):
+            alone = sweep.run_lanes(
+                sweep.make_lanes(KEY, problems, [{'tau': tau}]),
+                PRIOR,
+                'sdedit',
+                20,
+            )
+            np.testing.assert_allclose(together[:, i], alone.x, atol=1e-5)
+
+
+class FirstNonfiniteStepTest(parameterized.TestCase):
+    def test_it_finds_a_planted_value_in_any_field_that_can_break(self):
+        for name in ('residual', 'guidance', 'prior_step'):
+            for bad in (np.nan, np.inf, -np.inf):
+                info = Info(*(np.ones((3, 6)) for _ in Info._fields))
+                getattr(info, name)[1, 4:] = bad
+                getattr(info, name)[2, 0] = bad
+                np.testing.assert_array_equal(
+                    sweep.first_nonfinite_step(info), [-1, 4, 0]
+                )
+
+    def test_steps_that_were_left_out_do_not_count(self):
+        info = Info(*(np.ones((2, 6)) for _ in Info._fields))
+        for values in info:
+            values[:, :3] = np.nan
+        info.residual[1, 5] = np.nan
+        np.testing.assert_array_equal(
+            sweep.first_nonfinite_step(info), [-1, 5]
+        )
+
+    @parameterized.parameters('unconditional', 'dps', 'score_ald')
+    def test_it_finds_the_step_at_which_a_prior_breaks(self, method):
+        # Kept timesteps are 999, 888, ..., 0; t = 444, number 5, is the first
+        # below 500.
+        breaking = BreakingPrior(PRIOR, jnp.asarray(500))
+        lanes = sweep.make_lanes(KEY, make_problems(2))
+        result = sweep.run_lanes(lanes, breaking, method, 10)
+        np.testing.assert_array_equal(
+            sweep.first_nonfinite_step(result.info), [5, 5]
+        )
+
+    @parameterized.parameters(*conditioners.CONDITIONERS)
+    def test_a_good_run_has_none(self, method):
+        lanes = sweep.make_lanes(KEY, make_problems(2))
+        result = sweep.run_lanes(lanes, PRIOR, method, 10)
+        np.testing.assert_array_equal(
+            sweep.first_nonfinite_step(result.info), [-1, -1]
+        )
+
+
+if __name__ == '__main__':
+    absltest.main()
