@@ -6,9 +6,10 @@ paper's.
 """
 
 DEFAULTS = {
-    ('faces64', 'dps', 'gaussian_deblur'): {'zeta': 4.0},
+    ('faces64', 'dps', 'gaussian_deblur'): {'zeta': 6.0},
     ('faces64', 'dps', 'box_inpainting'): {'zeta': 4.0},
     ('faces64', 'dps', 'random_inpainting'): {'zeta': 4.0},
+    ('faces64', 'sdedit', 'gaussian_deblur'): {'tau': 50.0},
     ('faces64', 'score_ald', 'gaussian_deblur'): {'gamma_0': 1, 'gamma_T': 1},
     ('faces64', 'score_ald', 'box_inpainting'): {'gamma_0': 4, 'gamma_T': 8},
     ('faces64', 'score_ald', 'random_inpainting'): {'gamma_0': 1, 'gamma_T': 1},

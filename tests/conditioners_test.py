@@ -96,8 +96,11 @@ class ContractTest(parameterized.TestCase):
     )
     def test_at_strength_zero_it_is_unconditional(self, method, settings):
         measured = make_problem()
-        expected, _ = sample('unconditional', measured)
-        x_0, info = sample(method, measured, **settings)
+        # Operation by operation, since two compiled programs may fuse their
+        # multiplications and additions differently.
+        with jax.disable_jit():
+            expected, _ = sample('unconditional', measured)
+            x_0, info = sample(method, measured, **settings)
         np.testing.assert_array_equal(x_0, expected)
         np.testing.assert_array_equal(info.guidance, 0)
 
@@ -158,9 +161,7 @@ class DpsTest(parameterized.TestCase):
         free, _ = take_step('dps', x_t, measured, row, zeta=0.0, **settings)
         led, _ = take_step('dps', x_t, measured, row, zeta=0.1, **settings)
         _, info = take_step('dps', x_t, measured, row, **settings)
-        _, after = take_step(
-            'dps', x_t + led - free, measured, row, **settings
-        )
+        _, after = take_step('dps', x_t + led - free, measured, row, **settings)
         self.assertLess(after.residual, info.residual)
 
     def test_the_correction_is_the_gradient_through_the_prior(self):
@@ -252,9 +253,7 @@ class SdeditTest(parameterized.TestCase):
         # under N(0.2, 0.1 I) is x_0 but for some 0.01 (four std: 0.04).
         measured = make_problem(Mask(jnp.ones((*SHAPE[:2], 1))))
         x_0, _ = sample('sdedit', measured, tau=0)
-        np.testing.assert_allclose(
-            x_0, np.clip(measured.y, -1, 1), atol=0.05
-        )
+        np.testing.assert_allclose(x_0, np.clip(measured.y, -1, 1), atol=0.05)
 
 
 if __name__ == '__main__':

@@ -137,7 +137,9 @@ class StretchesTest(parameterized.TestCase):
         steps = schedule.reverse_steps(ALPHA_BAR, 10)
         carry = started('unconditional', steps)
         first, second = (
-            run(jax.random.key(i), carry, steps, make_problem(), 'unconditional')
+            run(
+                jax.random.key(i), carry, steps, make_problem(), 'unconditional'
+            )
             for i in (0, 1)
         )
         self.assertGreater(np.abs(first[0][0] - second[0][0]).max(), 1e-3)

@@ -79,9 +79,7 @@ class LanesTest(parameterized.TestCase):
     def test_a_part_of_a_data_set_has_the_keys_it_has_in_the_whole(self):
         problems = make_problems(3)
         whole = sweep.make_lanes(KEY, problems, num_samples=2)
-        part = sweep.make_lanes(
-            KEY, problems[1:], num_samples=2, first_image=1
-        )
+        part = sweep.make_lanes(KEY, problems[1:], num_samples=2, first_image=1)
         np.testing.assert_array_equal(
             jax.random.key_data(whole.keys)[2:], jax.random.key_data(part.keys)
         )
@@ -89,8 +87,12 @@ class LanesTest(parameterized.TestCase):
     def test_a_grid_has_all_combinations_the_last_fastest(self):
         self.assertEqual(
             sweep.grid(a=[1, 2], b=[3, 4]),
-            [{'a': 1, 'b': 3}, {'a': 1, 'b': 4}]
-            + [{'a': 2, 'b': 3}, {'a': 2, 'b': 4}],
+            [
+                {'a': 1, 'b': 3},
+                {'a': 1, 'b': 4},
+                {'a': 2, 'b': 3},
+                {'a': 2, 'b': 4},
+            ],
         )
 
     def test_settings_of_other_names_are_refused(self):
@@ -125,7 +127,6 @@ class RunTest(parameterized.TestCase):
 
     def test_one_trace_serves_all_values_and_the_next_sweep(self):
         counting = CountingPrior(PRIOR)
-        # A shape of its own, so that no other test has compiled it.
         problems = make_problems(2)
 
         def sweep_over(zetas, problems, num_steps, key=KEY):
@@ -258,9 +259,7 @@ class FirstNonfiniteStepTest(parameterized.TestCase):
         for values in info:
             values[:, :3] = np.nan
         info.residual[1, 5] = np.nan
-        np.testing.assert_array_equal(
-            sweep.first_nonfinite_step(info), [-1, 5]
-        )
+        np.testing.assert_array_equal(sweep.first_nonfinite_step(info), [-1, 5])
 
     @parameterized.parameters('unconditional', 'dps', 'score_ald')
     def test_it_finds_the_step_at_which_a_prior_breaks(self, method):

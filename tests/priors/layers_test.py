@@ -136,7 +136,11 @@ class AttentionTest(parameterized.TestCase):
     @parameterized.parameters(False, True)
     def test_queries_of_zero_give_every_pixel_the_mean_value(self, new_order):
         shape = (self.pixels, self.heads, self.width)
-        q, k, v = np.zeros(shape, np.float32), normal(0, *shape), normal(1, *shape)
+        q, k, v = (
+            np.zeros(shape, np.float32),
+            normal(0, *shape),
+            normal(1, *shape),
+        )
         qkv = np.stack([q, k, v], axis=1 if new_order else 2)
         with jax.default_matmul_precision('highest'):
             out = layers.attention(

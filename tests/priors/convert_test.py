@@ -1,0 +1,207 @@
+"""Names and shapes, there and back, and what is said of those that are wrong."""
+
+import json
+
+import flax.traverse_util
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from invjax.priors import convert
+from invjax.priors.unet import UNet
+
+# Every part of the family once, and cheap to trace.
+_NETWORK = UNet(
+    image_size=32,
+    model_channels=32,
+    channel_mult=(1, 2),
+    attention_downsamplings=(2,),
+    head_channels=16,
+)
+
+
+def shapes_of(network):
+    leaves = convert.expected_leaves(network)
+    return {name: shape for name, (_, shape) in leaves.items()}
+
+
+def numbered_state_dict(network):
+    """Tensors that are each filled with a number of their own."""
+    return {
+        name: np.full(shape, number, np.float32)
+        for number, (name, shape) in enumerate(shapes_of(network).items())
+    }
+
+
+class InferenceTest(parameterized.TestCase):
+    @parameterized.parameters(
+        {},
+        {'resample': 'conv'},
+        {'resample': 'plain', 'num_res_blocks': 2},
+        {'resample': 'plain', 'attention_downsamplings': ()},
+        {'resample': 'conv', 'attention_downsamplings': (1, 2)},
+        {'channel_mult': (1, 1, 3), 'num_res_blocks': 2},
+        {'channel_mult': (2,), 'attention_downsamplings': (1,)},
+        {'scale_shift': False, 'out_channels': 3},
+        {'in_channels': 1, 'out_channels': 2},
+        {'attention_downsamplings': ()},
+    )
+    def test_an_architecture_is_read_off_the_shapes_that_it_has(self, **fields):
+        network = _NETWORK.clone(**fields)
+        inferred = convert.infer_architecture(
+            shapes_of(network), image_size=32, head_channels=16
+        )
+        self.assertEqual(inferred, network)
+
+    def test_the_shapes_of_ffhq256_need_no_override(self):
+        self.assertEqual(convert.infer_architecture(shapes_of(UNet())), UNet())
+
+    def test_a_description_is_plain_data_and_has_an_inverse(self):
+        description = json.loads(json.dumps(convert.describe(_NETWORK)))
+        self.assertEqual(
+            convert.network_from_description(description), _NETWORK
+        )
+        self.assertEqual(
+            convert.network_from_description(description, remat=True),
+            _NETWORK.clone(remat=True),
+        )
+
+    def test_an_unknown_override_is_refused_with_the_known_ones(self):
+        with self.assertRaisesRegex(
+            ValueError, 'channel_mult, widht cannot be overridden.*num_heads'
+        ):
+            convert.infer_architecture(
+                shapes_of(_NETWORK), widht=1, channel_mult=(1,)
+            )
+
+    def test_foreign_names_are_refused(self):
+        foreign = {'down_blocks.0.resnets.0.conv1.weight': (128, 128, 3, 3)}
+        with self.assertRaisesRegex(
+            ValueError,
+            'not those of a guided-diffusion U-Net.*time_embed.0.weight.*'
+            '1 tensors such as down_blocks',
+        ):
+            convert.infer_architecture(foreign)
+
+    @parameterized.parameters(
+        # Attention at the first level has 32 channels, the default width is 64.
+        {'attention_downsamplings': (1,), 'overrides': {}},
+        {'attention_downsamplings': (2,), 'overrides': {'head_channels': 48}},
+        # No level attends, but the middle does, with 64 channels.
+        {'attention_downsamplings': (), 'overrides': {'head_channels': 48}},
+    )
+    def test_a_head_width_that_does_not_divide_the_channels_is_refused(
+        self, attention_downsamplings, overrides
+    ):
+        network = _NETWORK.clone(
+            attention_downsamplings=attention_downsamplings
+        )
+        with self.assertRaisesRegex(
+            ValueError, 'do not divide the .*64 channels.*head_channels.*num_h'
+        ):
+            convert.infer_architecture(shapes_of(network), **overrides)
+
+    def test_a_head_width_need_not_divide_where_nothing_attends(self):
+        # 32 channels at the first level, 64 at the second and in the middle.
+        network = convert.infer_architecture(shapes_of(_NETWORK))
+        self.assertEqual(network.head_channels, 64)
+
+    def test_a_number_of_heads_takes_the_place_of_their_width(self):
+        network = _NETWORK.clone(attention_downsamplings=(1, 2))
+        inferred = convert.infer_architecture(
+            shapes_of(network), head_channels=None, num_heads=2
+        )
+        self.assertEqual(
+            (inferred.head_channels, inferred.num_heads), (None, 2)
+        )
+
+
+class ConversionTest(parameterized.TestCase):
+    def test_every_tensor_becomes_one_leaf(self):
+        state_dict = numbered_state_dict(_NETWORK)
+        params, _ = convert.convert(state_dict, head_channels=16)
+        leaves = flax.traverse_util.flatten_dict(params)
+        numbers = [leaf.flat[0] for leaf in leaves.values()]
+        self.assertCountEqual(numbers, range(len(state_dict)))
+        for path, leaf in leaves.items():
+            tensor = state_dict[convert.torch_name(path)]
+            self.assertEqual(leaf.size, tensor.size)
+            self.assertEqual(leaf.dtype, np.float32)
+            np.testing.assert_array_equal(leaf, tensor.flat[0])
+
+    def test_axes_go_where_each_layer_has_them(self):
+        rng = np.random.default_rng(0)
+        state_dict = {
+            name: rng.standard_normal(shape).astype(np.float16)
+            for name, shape in shapes_of(_NETWORK).items()
+        }
+        params, _ = convert.convert(state_dict, head_channels=16)
+        block = params['input_blocks_3_0']
+        conv = state_dict['input_blocks.3.0.in_layers.2.weight']
+        linear = state_dict['input_blocks.3.0.emb_layers.1.weight']
+        qkv = state_dict['input_blocks.3.1.qkv.weight']
+        # Output 5, input 7; row 0 and column 2 of the kernel.
+        self.assertEqual(
+            block['in_layers_2']['kernel'][0, 2, 7, 5], conv[5, 7, 0, 2]
+        )
+        self.assertEqual(block['emb_layers_1']['kernel'][7, 5], linear[5, 7])
+        self.assertEqual(
+            params['input_blocks_3_1']['qkv']['kernel'][7, 5], qkv[5, 7, 0]
+        )
+
+    def test_attention_may_be_stored_as_linear_layers(self):
+        state_dict = numbered_state_dict(_NETWORK)
+        linear = {
+            name: array[..., 0] if array.ndim == 3 else array
+            for name, array in state_dict.items()
+        }
+        self.assertNotEqual(
+            {n: a.shape for n, a in linear.items()}, shapes_of(_NETWORK)
+        )
+        expected, _ = convert.convert(state_dict, head_channels=16)
+        params, _ = convert.convert(linear, head_channels=16)
+        np.testing.assert_equal(params, expected)
+
+    def test_a_missing_a_left_over_and_a_misshapen_tensor_are_named(self):
+        state_dict = numbered_state_dict(_NETWORK)
+        del state_dict['middle_block.0.in_layers.0.bias']
+        state_dict['label_emb.weight'] = np.zeros((10, 128), np.float32)
+        state_dict['out.2.bias'] = np.zeros(7, np.float32)
+        with self.assertRaises(ValueError) as caught:
+            convert.convert(state_dict, head_channels=16)
+        message = str(caught.exception)
+        self.assertIn('1 missing (middle_block.0.in_layers.0.bias)', message)
+        self.assertIn('1 left over (label_emb.weight)', message)
+        self.assertIn('1 of another shape (out.2.bias (7,), not (6,))', message)
+        # Nothing fits, and the nearest is the one that was damaged.
+        self.assertIn('The nearest architecture', message)
+        self.assertIn('model_channels=32, channel_mult=[1, 2]', message)
+
+    def test_another_architecture_is_refused_with_the_one_that_fits(self):
+        state_dict = numbered_state_dict(_NETWORK)
+        with self.assertRaisesRegex(
+            ValueError,
+            r'does not fit UNet\(model_channels=128, .* missing .*'
+            r'It fits UNet\(model_channels=32, channel_mult=\[1, 2\]',
+        ):
+            convert.convert(state_dict, UNet())
+
+    def test_the_summary_counts_every_tensor_and_parameter(self):
+        state_dict = numbered_state_dict(_NETWORK)
+        params, _ = convert.convert(state_dict, head_channels=16)
+        parts, tensors, sizes = zip(*convert.summary(params), strict=True)
+        self.assertCountEqual(
+            parts,
+            [
+                'time_embed',
+                'input_blocks',
+                'middle_block',
+                'output_blocks',
+                'out',
+            ],
+        )
+        self.assertLen(state_dict, sum(tensors))
+        self.assertEqual(sum(sizes), sum(a.size for a in state_dict.values()))
+
+
+if __name__ == '__main__':
+    absltest.main()
