@@ -193,7 +193,9 @@ class NetworkPriorTest(parameterized.TestCase):
         prior = NetworkPrior(params, network)
         self.assertEqual(prior.image_shape, (2, 2, 3))
 
-        prediction = jax.jit(prior)(jnp.ones((2, 2, 3)), 10)
+        prediction = jax.jit(lambda prior, x: prior(x, 10))(
+            prior, jnp.ones((2, 2, 3))
+        )
         np.testing.assert_array_equal(prediction.eps[0, 0], bias[:3])
         if out_channels == 3:
             self.assertIsNone(prediction[1])
