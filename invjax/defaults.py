@@ -1,4 +1,4 @@
-"""Hyperparameters for each method and task on `faces64`, found by sweeps.
+"""Hyperparameters for methods and tasks on `faces64`; some are still coarse.
 
 docs/defaults.md has the sweeps, the faces that they were made on, and the
 commands. Another prior starts from the method's own defaults, which are the
