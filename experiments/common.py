@@ -1,5 +1,6 @@
-"""What the binaries share: flags, checks, progress, protocol."""
+"""What the binaries share: flags, checks, set-up, times, protocol."""
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -10,13 +11,14 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from absl import app, flags, logging
 from tqdm import tqdm
 
-from invjax import operators
-from invjax.conditioners import CONDITIONERS
+from invjax import conditioners, images, operators, problem
 from invjax.diffusion import VARIANCES
-from invjax.priors import checkpoint
+from invjax.priors import checkpoint, torch_file
 
 PRIOR = flags.DEFINE_string(
     'prior',
@@ -35,51 +37,65 @@ DTYPE = flags.DEFINE_enum(
 )
 OUT = flags.DEFINE_string('out', 'out', 'Folder for the results.')
 
-# The hyperparameters of all methods and their transitions. None: the default.
-_SETTINGS = {
-    'zeta': flags.DEFINE_float('zeta', None, 'dps: step size, 0 or more.'),
-    'normalise': flags.DEFINE_enum(
-        'normalise',
-        None,
-        ['residual', 'gradient'],
-        'dps: norm that the step is divided by.',
-    ),
-    'tau': flags.DEFINE_float('tau', None, 'sdedit: start, 0 to T - 1.'),
-    'gamma_0': flags.DEFINE_float('gamma_0', None, 'score_ald: gamma at t=0.'),
-    'gamma_T': flags.DEFINE_float('gamma_T', None, 'score_ald: gamma at t=T.'),
-    'equation': flags.DEFINE_enum(
-        'equation', None, ['11', '10'], "score_ald: the paper's equation."
-    ),
-    'transition': flags.DEFINE_enum(
-        'transition', None, ['ddpm', 'ddim'], 'How a reverse step is taken.'
-    ),
-    'variance': flags.DEFINE_enum(
-        'variance', None, list(VARIANCES), 'Of the ddpm step.'
-    ),
-    'eta': flags.DEFINE_float('eta', None, 'Of the ddim step, 0 to 1.'),
-    'clip': flags.DEFINE_bool('clip', None, 'Clip estimates to [-1, 1].'),
-}
-# The parameters of all tasks. None: in proportion to the image.
-_TASK_PARAMETERS = {
-    'blur_size': flags.DEFINE_integer('blur_size', None, 'Pixels, odd.'),
-    'blur_std': flags.DEFINE_float('blur_std', None, 'Pixels.'),
-    'box_size': flags.DEFINE_integer('box_size', None, 'Pixels.'),
-    'box_margin': flags.DEFINE_integer('box_margin', None, 'Pixels.'),
-    'drop_fraction': flags.DEFINE_float(
-        'drop_fraction', None, 'Share of the pixels that are missing, 0 to 1.'
-    ),
-}
+# The flags that a binary has of these, by name. None: the default.
+_SETTINGS = {}
+_TASK_PARAMETERS = {}
 
 
 def define_task():
+    """The flag of a task, and those of all tasks' parameters."""
+    _TASK_PARAMETERS.update(
+        blur_size=flags.DEFINE_integer('blur_size', None, 'Pixels, odd.'),
+        blur_std=flags.DEFINE_float('blur_std', None, 'Pixels, above 0.'),
+        box_size=flags.DEFINE_integer('box_size', None, 'Pixels.'),
+        box_margin=flags.DEFINE_integer('box_margin', None, 'Pixels.'),
+        drop_fraction=flags.DEFINE_float(
+            'drop_fraction', None, 'Share of missing pixels, 0 to 1.'
+        ),
+    )
     return flags.DEFINE_string(
         'task', 'box_inpainting', f'One of {", ".join(operators.OPERATORS)}.'
     )
 
 
+def define_transition():
+    """The flags of a reverse step, which all methods have."""
+    _SETTINGS.update(
+        transition=flags.DEFINE_enum(
+            'transition', None, ['ddpm', 'ddim'], 'How a step is taken.'
+        ),
+        variance=flags.DEFINE_enum(
+            'variance', None, list(VARIANCES), 'Of the ddpm step.'
+        ),
+        eta=flags.DEFINE_float('eta', None, 'Of the ddim step, 0 to 1.'),
+        clip=flags.DEFINE_bool('clip', None, 'Clip estimates to [-1, 1].'),
+    )
+
+
 def define_method():
+    """The flag of a method, and those of all methods' hyperparameters."""
+    define_transition()
+    _SETTINGS.update(
+        zeta=flags.DEFINE_float('zeta', None, 'dps: step size, 0 or more.'),
+        normalise=flags.DEFINE_enum(
+            'normalise',
+            None,
+            ['residual', 'gradient'],
+            'dps: norm that the step is divided by.',
+        ),
+        tau=flags.DEFINE_float('tau', None, 'sdedit: start, 0 to T - 1.'),
+        gamma_0=flags.DEFINE_float(
+            'gamma_0', None, 'score_ald: gamma at t=0, above 0.'
+        ),
+        gamma_T=flags.DEFINE_float(
+            'gamma_T', None, 'score_ald: gamma at t=T, above 0.'
+        ),
+        equation=flags.DEFINE_enum(
+            'equation', None, ['11', '10'], "score_ald: the paper's equation."
+        ),
+    )
     return flags.DEFINE_string(
-        'method', 'dps', f'One of {", ".join(CONDITIONERS)}.'
+        'method', 'dps', f'One of {", ".join(conditioners.CONDITIONERS)}.'
     )
 
 
@@ -93,6 +109,12 @@ def given_task_parameters() -> dict:
     return {
         n: f.value for n, f in _TASK_PARAMETERS.items() if f.value is not None
     }
+
+
+def check_settings(method: str) -> None:
+    """Refuse what stands on the command line for a method, before loading."""
+    numbers, _ = conditioners.split_settings(method, given_settings())
+    conditioners.check_settings(method, numbers)
 
 
 def make_folder(name: str) -> pathlib.Path:
@@ -109,6 +131,74 @@ def make_folder(name: str) -> pathlib.Path:
             f'({error.strerror}).'
         ) from None
     return folder
+
+
+def input_sha256(path: str) -> str:
+    """The SHA-256 of a file that a flag names; refuses one that is not there."""
+    if not os.path.isfile(path):
+        raise ValueError(f'there is no file {path}.')
+    return torch_file.file_sha256(path)
+
+
+def load_prior():
+    """The prior of the flags, and its card."""
+    return checkpoint.load_prior(PRIOR.value, dtype=jnp.dtype(DTYPE.value))
+
+
+def read_truth(path, prior) -> np.ndarray:
+    """A picture in the prior's size, (H, W, 3); says what was done to it."""
+    truth, done = images.read_image(path, prior.image_shape[0])
+    print(done)
+    return truth
+
+
+def keys() -> jax.Array:
+    """Three keys from the seed: the operator's, the noise's, the sampler's."""
+    return jax.random.split(jax.random.key(SEED.value), 3)
+
+
+def make_operator(task: str, image_shape: tuple[int, int, int]):
+    """The operator of a task with the parameters of the flags."""
+    key_operator, _, _ = keys()
+    return operators.make_operator(
+        task, key_operator, image_shape, **given_task_parameters()
+    )
+
+
+def measure(truth: np.ndarray, task: str, noise_std: float) -> problem.Problem:
+    """The problem that a task makes of a picture."""
+    _, key_noise, _ = keys()
+    operator = make_operator(task, truth.shape)
+    return problem.measure(key_noise, truth, operator, noise_std)
+
+
+@contextlib.contextmanager
+def sampling_seconds():
+    """Time a block; gives a dict that it fills with two numbers of seconds.
+
+    `compile` is the time in which programs were traced, lowered and compiled,
+    or read from the cache of compiled ones; `sampling` is all the rest.
+    """
+    spans, seconds = [], {}
+
+    def note(event, duration, **_):
+        if event.startswith('/jax/core/compile/'):
+            end = time.perf_counter()
+            spans.append((end - duration, end))
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    start = time.perf_counter()
+    try:
+        yield seconds
+    finally:
+        total = time.perf_counter() - start
+        jax.monitoring.unregister_event_duration_listener(note)
+    # A function traced within another reports a span within the other's.
+    seconds['compile'], last = 0.0, start
+    for begin, end in sorted(spans):
+        seconds['compile'] += max(end - max(begin, last), 0.0)
+        last = max(end, last)
+    seconds['sampling'] = total - seconds['compile']
 
 
 class Progress:
@@ -184,10 +274,17 @@ def run(main) -> None:
             _fail(f'arguments must be flags, got {argv[1]!r}.')
         try:
             return main()
-        except (ValueError, FileNotFoundError) as error:
+        except (ValueError, OSError) as error:
             _fail(str(error))
 
-    app.run(wrapped)
+    app.run(wrapped, flags_parser=_parse_flags)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        _fail(str(error))
 
 
 def _fail(sentence: str):

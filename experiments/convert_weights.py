@@ -2,6 +2,8 @@
 
 python -m experiments.convert_weights --weights=ffhq_10m.pt
 python -m experiments.convert_weights --weights=faces64.pt --out=DIR --half
+
+What is kept in DIR is a prior too: `restore --prior=DIR`.
 """
 
 import jax
@@ -13,19 +15,33 @@ from invjax.priors import checkpoint, convert
 
 _WEIGHTS = flags.DEFINE_string('weights', None, 'A .pt, .pth or .safetensors.')
 _HALF = flags.DEFINE_bool('half', False, 'Keep float16 rather than float32.')
+# What shapes cannot tell of the architecture. None: as `convert` infers it.
+_OVERRIDES = (
+    flags.DEFINE_integer('image_size', None, 'Side of its images, pixels.'),
+    flags.DEFINE_integer('head_channels', None, 'Channels of a head.'),
+    flags.DEFINE_integer('num_heads', None, 'Instead of their channels.'),
+    flags.DEFINE_bool(
+        'new_attention_order', None, 'Split heads after queries, keys, values.'
+    ),
+)
 
 
 def main():
     if _WEIGHTS.value is None:
         raise ValueError('give --weights.')
-    prior, card = checkpoint.load_prior(_WEIGHTS.value)
+    keep = flags.FLAGS['out'].present
+    if _HALF.value and not keep:
+        raise ValueError('--half needs --out, the folder to keep it in.')
+    if keep:
+        common.make_folder(common.OUT.value)
+    overrides = {f.name: f.value for f in _OVERRIDES if f.value is not None}
+    prior, card = checkpoint.load_prior(_WEIGHTS.value, **overrides)
     for part, tensors, parameters in convert.summary(prior.params):
         print(f'{part:<14} {tensors:>5} tensors {parameters:>12,} parameters')
     for name, value in card['architecture'].items():
         print(f'{name:<24} {value}')
     print(f'sha256 {card["sha256"]}')
-    if flags.FLAGS['out'].present:
-        common.make_folder(common.OUT.value)
+    if keep:
         dtype = np.float16 if _HALF.value else np.float32
         params = jax.tree.map(
             lambda leaf: np.asarray(leaf, dtype), prior.params

@@ -6,14 +6,11 @@ The face is a crop of NASA's portrait of Eileen Collins (public domain).
 """
 
 import pathlib
-import time
 
-import jax
 import numpy as np
 
 from experiments import common
-from invjax import defaults, images, metrics, operators, problem, sweep
-from invjax.priors import checkpoint
+from invjax import defaults, images, metrics, sweep
 
 _FACE = pathlib.Path(__file__).parent / 'astronaut.png'
 _TASKS = {
@@ -21,36 +18,34 @@ _TASKS = {
     'box_inpainting': 'dps',
     'random_inpainting': 'dps',
 }
+_NOISE_STD = 0.05  # in [-1, 1] units
 
 
 def main():
     out = common.make_folder(common.OUT.value)
-    prior, card = checkpoint.load_prior(common.PRIOR.value)
-    truth, done = images.read_image(_FACE, prior.image_shape[0])
-    print(done)
-    key = jax.random.key(common.SEED.value)
-    key_operator, key_noise, key_sampler = jax.random.split(key, 3)
+    prior, card = common.load_prior()
+    truth = common.read_truth(_FACE, prior)
+    _, _, key_sampler = common.keys()
     rows, labels, records = [], [], {}
     for task, method in _TASKS.items():
-        operator = operators.make_operator(task, key_operator, truth.shape)
-        inverse_problem = problem.measure(key_noise, truth, operator)
+        inverse_problem = common.measure(truth, task, _NOISE_STD)
         settings = defaults.default_settings(card['name'], method, task)
-        start = time.perf_counter()
-        result = sweep.restore(
-            inverse_problem,
-            prior,
-            method,
-            common.NUM_STEPS.value,
-            key=key_sampler,
-            on_progress=common.Progress(task),
-            **settings,
-        )
-        seconds = time.perf_counter() - start
+        with common.sampling_seconds() as seconds:
+            result = sweep.restore(
+                inverse_problem,
+                prior,
+                method,
+                common.NUM_STEPS.value,
+                key=key_sampler,
+                on_progress=common.Progress(task),
+                **settings,
+            )
         (x,), y = result.x, np.asarray(inverse_problem.y)
         before, after = (float(metrics.psnr(z, truth)) for z in (y, x))
         print(
             f'{task} by {method}: PSNR {before:.2f} dB measured, {after:.2f} '
-            f'dB restored, {seconds:.0f} s with compiling'
+            f'dB restored; {seconds["compile"]:.0f} s compiling, '
+            f'{seconds["sampling"]:.0f} s sampling'
         )
         rows.append([truth, y, x])
         labels.append(
@@ -60,6 +55,8 @@ def main():
         records[task] = {
             'method': method,
             'settings': settings,
+            'noise_std': _NOISE_STD,
+            'operator': inverse_problem.operator.describe(),
             'psnr_measured': before,
             'psnr_restored': after,
             'seconds': seconds,

@@ -4,14 +4,12 @@ python -m experiments.denoise --image=face.png --t=100
 """
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
 from experiments import common
 from invjax import images, metrics
 from invjax.diffusion import diffuse, tweedie
-from invjax.priors import checkpoint
 
 _IMAGE = flags.DEFINE_string('image', None, 'The truth, any picture.')
 _T = flags.DEFINE_integer('t', 100, 'Timestep, from 0 to T - 1.', lower_bound=0)
@@ -20,16 +18,14 @@ _T = flags.DEFINE_integer('t', 100, 'Timestep, from 0 to T - 1.', lower_bound=0)
 def main():
     if _IMAGE.value is None:
         raise ValueError('give --image.')
+    input_sha256 = {_IMAGE.name: common.input_sha256(_IMAGE.value)}
     out = common.make_folder(common.OUT.value)
-    prior, card = checkpoint.load_prior(
-        common.PRIOR.value, dtype=jnp.dtype(common.DTYPE.value)
-    )
+    prior, card = common.load_prior()
     if _T.value >= len(prior.alpha_bar):
         raise ValueError(
             f'--t must be from 0 to {len(prior.alpha_bar) - 1}, got {_T.value}.'
         )
-    truth, done = images.read_image(_IMAGE.value, prior.image_shape[0])
-    print(done)
+    truth = common.read_truth(_IMAGE.value, prior)
     alpha_bar_t = prior.alpha_bar[_T.value]
     noise = jax.random.normal(jax.random.key(common.SEED.value), truth.shape)
     x_t = diffuse(truth, alpha_bar_t, noise)
@@ -44,6 +40,7 @@ def main():
     images.sheet([[truth, noisy, denoised]], titles).save(out / 'denoised.png')
     record = {
         'psnr': scores,
+        'input_sha256': input_sha256,
         'prior': card,
         **common.protocol(common.flag_values()),
     }

@@ -7,7 +7,6 @@
 
 import time
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
@@ -16,7 +15,6 @@ from experiments import common
 from invjax import defaults, images, metrics, operators, problem, sweep
 from invjax.conditioners import hyperparameters
 from invjax.operators.mask import Mask
-from invjax.priors import checkpoint
 
 _IMAGE = flags.DEFINE_string(
     'image', None, 'The truth, any picture; it is degraded, then restored.'
@@ -42,40 +40,31 @@ _NUM_SAMPLES = flags.DEFINE_integer(
 
 def main():
     task, method = _TASK.value, _METHOD.value
-    if (_IMAGE.value is None) == (_MEASUREMENT.value is None):
-        raise ValueError('give either --image or --measurement.')
-    operators.parameters(task)
-    hyperparameters(method)
+    input_sha256 = _check_flags(task, method)
     out = common.make_folder(common.OUT.value)
 
     start = time.perf_counter()
-    prior, card = checkpoint.load_prior(
-        common.PRIOR.value, dtype=jnp.dtype(common.DTYPE.value)
-    )
+    prior, card = common.load_prior()
     load_seconds = time.perf_counter() - start
 
-    key = jax.random.key(common.SEED.value)
-    key_operator, key_noise, key_sampler = jax.random.split(key, 3)
-    truth, inverse_problem = _read_problem(
-        task, prior.image_shape, key_operator, key_noise
-    )
+    truth, inverse_problem = _read_problem(task, prior)
+    _, _, key_sampler = common.keys()
     settings = {
         **hyperparameters(method),
         **defaults.default_settings(card['name'], method, task),
         **common.given_settings(),
     }
-    start = time.perf_counter()
-    result = sweep.restore(
-        inverse_problem,
-        prior,
-        method,
-        common.NUM_STEPS.value,
-        key=key_sampler,
-        num_samples=_NUM_SAMPLES.value,
-        on_progress=common.Progress(f'{method}, {task}'),
-        **settings,
-    )
-    sampling_seconds = time.perf_counter() - start
+    with common.sampling_seconds() as seconds:
+        result = sweep.restore(
+            inverse_problem,
+            prior,
+            method,
+            common.NUM_STEPS.value,
+            key=key_sampler,
+            num_samples=_NUM_SAMPLES.value,
+            on_progress=common.Progress(f'{method}, {task}'),
+            **settings,
+        )
 
     failed = sweep.first_nonfinite_step(result.info)
     for sample in np.flatnonzero(failed >= 0):
@@ -94,14 +83,12 @@ def main():
         'noise_std': _NOISE_STD.value,
         'noise_unit': '[-1, 1]',
         'noise_on_masked_pixels': False,
-        'operator': _describe(inverse_problem.operator),
+        'operator': inverse_problem.operator.describe(),
+        'input_sha256': input_sha256,
         'prior': card,
         'restored': [_scores(x, truth, inverse_problem) for x in good],
         'nonfinite_samples': np.flatnonzero(failed >= 0).tolist(),
-        'seconds': {
-            'load': load_seconds,
-            'compile_and_sampling': sampling_seconds,
-        },
+        'seconds': {'load': load_seconds, **seconds},
         **common.protocol(common.flag_values()),
     }
     if truth is not None:
@@ -111,49 +98,48 @@ def main():
     _write(out, truth, np.asarray(inverse_problem.y), good, record)
 
 
-def _read_problem(task, image_shape, key_operator, key_noise):
-    """The truth, or None, and the problem."""
-    side = image_shape[0]
+def _check_flags(task, method) -> dict[str, str]:
+    """Refuse what cannot be, before anything is loaded.
+
+    Returns:
+        The SHA-256 of each file that was brought, by the name of its flag.
+    """
+    if (_IMAGE.value is None) == (_MEASUREMENT.value is None):
+        raise ValueError('give either --image or --measurement.')
     parameters = common.given_task_parameters()
-    if _IMAGE.value is not None:
-        operator = operators.make_operator(
-            task, key_operator, image_shape, **parameters
-        )
-        truth, done = images.read_image(_IMAGE.value, side)
-        print(done)
-        return truth, problem.measure(
-            key_noise, truth, operator, _NOISE_STD.value
-        )
-    y = images.read_exact(_MEASUREMENT.value, side)
-    inpainting = task.endswith('inpainting')
-    if inpainting and _MASK.value is None:
+    operators.check_names(task, parameters)
+    common.check_settings(method)
+    needs_mask = _MEASUREMENT.value is not None and task.endswith('inpainting')
+    if needs_mask and _MASK.value is None:
         raise ValueError(f'{task} of a --measurement needs --mask.')
-    if inpainting:
+    if _MASK.value is not None and not needs_mask:
+        raise ValueError(
+            '--mask goes with --measurement and a task of inpainting.'
+        )
+    if needs_mask and parameters:
+        raise ValueError(
+            f'{", ".join(parameters)} would make a mask, but --mask brings it.'
+        )
+    return {
+        flag.name: common.input_sha256(flag.value)
+        for flag in (_IMAGE, _MEASUREMENT, _MASK)
+        if flag.value is not None
+    }
+
+
+def _read_problem(task, prior):
+    """The truth, or None, and the problem."""
+    if _IMAGE.value is not None:
+        truth = common.read_truth(_IMAGE.value, prior)
+        return truth, common.measure(truth, task, _NOISE_STD.value)
+    side = prior.image_shape[0]
+    y = images.read_exact(_MEASUREMENT.value, side)
+    if _MASK.value is not None:
         mask = images.read_exact(_MASK.value, side, mode='L')
         operator = Mask(jnp.asarray(mask > 0, jnp.float32))
     else:
-        operator = operators.make_operator(
-            task, key_operator, image_shape, **parameters
-        )
+        operator = common.make_operator(task, prior.image_shape)
     return None, problem.from_measurement(y, operator, _NOISE_STD.value)
-
-
-def _describe(operator) -> dict:
-    """What the operator did to this image, as plain data."""
-    if not isinstance(operator, Mask):
-        return {'kind': type(operator).__name__}
-    missing = np.argwhere(np.asarray(operator.mask)[..., 0] == 0)
-    description = {'kind': 'Mask', 'num_missing': len(missing)}
-    if len(missing):
-        top, left = missing.min(axis=0).tolist()
-        bottom, right = (missing.max(axis=0) + 1).tolist()
-        description['missing_within'] = {
-            'top': top,
-            'left': left,
-            'bottom': bottom,
-            'right': right,
-        }
-    return description
 
 
 def _scores(x, truth, inverse_problem) -> dict:
@@ -194,8 +180,8 @@ def _write(out, truth, y, restored, record):
             f'residual {scores["residual_norm"]:.2f}, expected '
             f'{scores["expected_residual_norm"]:.2f}'
         )
-    seconds = record['seconds']['compile_and_sampling']
-    print(f'{seconds:.0f} s for compiling and sampling')
+    times = (f'{v:.1f} s {name}' for name, v in record['seconds'].items())
+    print(', '.join(times))
     print(f'pictures: {out / "sheet.png"}')
 
 

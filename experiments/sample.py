@@ -4,24 +4,22 @@ python -m experiments.sample --num_samples=8
 """
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
 from experiments import common
 from invjax import images, problem, sweep
-from invjax.priors import checkpoint
 
 _NUM_SAMPLES = flags.DEFINE_integer(
     'num_samples', 8, 'How many.', lower_bound=1
 )
+common.define_transition()
 
 
 def main():
+    common.check_settings('unconditional')
     out = common.make_folder(common.OUT.value)
-    prior, card = checkpoint.load_prior(
-        common.PRIOR.value, dtype=jnp.dtype(common.DTYPE.value)
-    )
+    prior, card = common.load_prior()
     result = sweep.restore(
         problem.nothing_measured(prior.image_shape),
         prior,

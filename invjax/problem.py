@@ -5,6 +5,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from invjax.operators.mask import Mask
@@ -62,8 +63,12 @@ def measure(
         key: of the noise.
         x: (H, W, C) in [-1, 1].
         operator: see `invjax.operators`.
-        noise_std: () in [-1, 1] units, 0 or more.
+        noise_std: () in [-1, 1] units, 0 or more. May be traced.
+
+    Raises:
+        ValueError: if noise_std is negative or not finite.
     """
+    _check_noise_std(noise_std)
     y = operator.forward(x)
     noise = jax.random.normal(key, y.shape) * operator.support()
     return Problem(
@@ -79,12 +84,25 @@ def from_measurement(
     """A problem whose measurement the user brings, in [-1, 1] units.
 
     What y holds where the operator observes nothing is set to zero.
+
+    Raises:
+        ValueError: if noise_std is negative or not finite.
     """
+    _check_noise_std(noise_std)
     return Problem(
         y=jnp.asarray(y, jnp.float32) * operator.support(),
         operator=operator,
         noise_std=jnp.asarray(noise_std, jnp.float32),
     )
+
+
+def _check_noise_std(noise_std: jax.typing.ArrayLike) -> None:
+    if isinstance(noise_std, jax.core.Tracer):
+        return  # It has no value yet.
+    if not np.all((np.asarray(noise_std) >= 0) & np.isfinite(noise_std)):
+        raise ValueError(
+            f'noise_std must be 0 or more and finite, got {noise_std}.'
+        )
 
 
 def nothing_measured(image_shape: tuple[int, int, int]) -> Problem:

@@ -78,10 +78,10 @@ def respace(spec: int | str, num_train_steps: int = 1000) -> np.ndarray:
             than there are.
     """
     text = str(spec).strip()
-    if text.startswith('ddim') and text[4:].isdigit():
+    if text.startswith('ddim') and _is_count(text[4:]):
         return _stride_timesteps(int(text[4:]), num_train_steps)
     parts = text.split(',')
-    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+    if not all(_is_count(part.strip()) and int(part) > 0 for part in parts):
         raise ValueError(
             "num_steps must be a number such as 100, 'ddim50', or a list such "
             f"as '10,20,30', got {text!r}."
@@ -100,6 +100,11 @@ def respace(spec: int | str, num_train_steps: int = 1000) -> np.ndarray:
             for count, section in zip(counts, sections, strict=True)
         ]
     )
+
+
+def _is_count(text: str) -> bool:
+    # str.isdigit alone holds for '²' too, which int() refuses.
+    return text.isascii() and text.isdigit()
 
 
 def _spread(count: int, size: int) -> np.ndarray:

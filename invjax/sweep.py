@@ -21,7 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from invjax import sampler, schedule
-from invjax.conditioners import Info, make_conditioner, split_settings
+from invjax.conditioners import (
+    Info,
+    check_settings,
+    make_conditioner,
+    split_settings,
+)
 from invjax.problem import Problem
 from invjax.schedule import Steps
 
@@ -146,7 +151,7 @@ def run_batches(
     max_lanes: int = 8,
     stretch: int = 10,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-    **choices: str | bool,
+    **settings: float | str | bool,
 ) -> Iterator[Result]:
     """Run lanes batch by batch; each batch is handed over as it finishes.
 
@@ -160,21 +165,31 @@ def run_batches(
             it runs the same program.
         stretch: steps between two looks from the host.
         on_progress: called with (lane steps done, lane steps in all).
-        **choices: the method's choices of a name, and its transition's.
+        **settings: of the method and its transition, the same for all lanes.
 
     Yields:
         A Result a batch.
 
     Raises:
         ValueError: before any work, for an unknown method, a name that it does
-            not have, or a number of steps that there is not.
+            not have or that the lanes have already, a value out of its range,
+            or a number of steps that there is not.
     """
-    numbers, choices = split_settings(method, {**lanes.numbers, **choices})
-    first = {name: values[0] for name, values in numbers.items()}
-    make_conditioner(method, **choices, **first)
+    twice = lanes.numbers.keys() & settings.keys()
+    if twice:
+        raise ValueError(
+            f'{min(twice)} must be given once, for all lanes or for each.'
+        )
+    numbers, choices = split_settings(method, {**lanes.numbers, **settings})
+    check_settings(method, numbers, len(prior.alpha_bar))
+    make_conditioner(method, **choices)
     steps = schedule.reverse_steps(np.asarray(prior.alpha_bar), num_steps)
+    numbers = {
+        name: np.broadcast_to(np.asarray(values, np.float32), len(lanes.keys))
+        for name, values in numbers.items()
+    }
     return _batches(
-        lanes,
+        lanes._replace(numbers=numbers),
         prior,
         method,
         steps,

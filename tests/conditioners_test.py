@@ -22,7 +22,9 @@ SETTINGS = [
     ('dps', {'normalise': 'gradient'}),
     ('score_ald', {'equation': '10'}),
 ]
-_LARGEST = float(np.finfo(np.float32).max)
+INFINITY = float('inf')
+# What runs a few times takes longer to optimise than to run.
+_QUICK = {'xla_backend_optimization_level': 0}
 
 
 def make_problem(operator=None, noise_std=0.1):
@@ -32,22 +34,63 @@ def make_problem(operator=None, noise_std=0.1):
     return problem.measure(jax.random.key(2), x_0, operator, noise_std)
 
 
-@functools.partial(jax.jit, static_argnames=('method', 'settings'))
-def _sample(key, measured, steps, method, settings):
-    conditioner = conditioners.make_conditioner(method, **dict(settings))
-    return sampler.sample(key, steps, measured, PRIOR, conditioner)
+@functools.partial(
+    jax.jit, static_argnames=('method', 'choices'), compiler_options=_QUICK
+)
+def _sample(numbers, measured, steps, method, choices):
+    conditioner = conditioners.make_conditioner(
+        method, **numbers, **dict(choices)
+    )
+    return sampler.sample(KEY, steps, measured, PRIOR, conditioner)
+
+
+@functools.partial(
+    jax.jit, static_argnames=('method', 'choices'), compiler_options=_QUICK
+)
+def _take_step(numbers, measured, x_t, step, method, choices):
+    conditioner = conditioners.make_conditioner(
+        method, **numbers, **dict(choices)
+    )
+    x_s, _, info = conditioner.update(KEY, x_t, (), step, measured, PRIOR)
+    return x_s, info
+
+
+def traced_and_static(method, settings):
+    """All numbers of a method, defaults too, so that one program serves all."""
+    settings = {**conditioners.hyperparameters(method), **settings}
+    numbers, choices = conditioners.split_settings(method, settings)
+    return numbers, tuple(choices.items())
 
 
 def sample(method, measured, steps=STEPS, **settings):
-    return _sample(KEY, measured, steps, method, tuple(settings.items()))
+    numbers, choices = traced_and_static(method, settings)
+    return _sample(numbers, measured, steps, method, choices)
 
 
 def take_step(method, x_t, measured, row, **settings):
     """One update at a row of STEPS: x_s and Info."""
-    conditioner = conditioners.make_conditioner(method, **settings)
+    numbers, choices = traced_and_static(method, settings)
     step = schedule.Steps(*(field[row] for field in STEPS))
-    x_s, _, info = conditioner.update(KEY, x_t, (), step, measured, PRIOR)
-    return x_s, info
+    return _take_step(numbers, measured, x_t, step, method, choices)
+
+
+def sample_eagerly(method, **settings):
+    """A sample of three steps and their guidance, operation by operation.
+
+    Two compiled programs may fuse multiplications and additions differently.
+    """
+    measured = make_problem()
+    conditioner = conditioners.make_conditioner(method, **settings)
+    steps = schedule.reverse_steps(ALPHA_BAR, 3)
+    x, state = conditioner.start(KEY, measured, steps)
+    guidance = []
+    for row, key in enumerate(jax.random.split(KEY, 3)):
+        step = schedule.Steps(*(field[row] for field in steps))
+        x, state, info = conditioner.update(
+            key, x, state, step, measured, PRIOR
+        )
+        guidance.append(info.guidance)
+    return x, guidance
 
 
 class ContractTest(parameterized.TestCase):
@@ -87,22 +130,17 @@ class ContractTest(parameterized.TestCase):
     @parameterized.parameters(
         ('dps', {'zeta': 0.0}),
         ('dps', {'zeta': 0.0, 'normalise': 'gradient'}),
-        # The largest float stands for an infinite gamma.
-        ('score_ald', {'gamma_0': _LARGEST, 'gamma_T': _LARGEST}),
+        ('score_ald', {'gamma_0': INFINITY, 'gamma_T': INFINITY}),
         (
             'score_ald',
-            {'gamma_0': _LARGEST, 'gamma_T': _LARGEST, 'equation': '10'},
+            {'gamma_0': INFINITY, 'gamma_T': INFINITY, 'equation': '10'},
         ),
     )
     def test_at_strength_zero_it_is_unconditional(self, method, settings):
-        measured = make_problem()
-        # Operation by operation, since two compiled programs may fuse their
-        # multiplications and additions differently.
-        with jax.disable_jit():
-            expected, _ = sample('unconditional', measured)
-            x_0, info = sample(method, measured, **settings)
+        expected, _ = sample_eagerly('unconditional')
+        x_0, guidance = sample_eagerly(method, **settings)
         np.testing.assert_array_equal(x_0, expected)
-        np.testing.assert_array_equal(info.guidance, 0)
+        np.testing.assert_array_equal(guidance, 0)
 
     @parameterized.parameters(*conditioners.CONDITIONERS)
     def test_a_misspelt_hyperparameter_is_named_in_a_sentence(self, method):
@@ -140,6 +178,57 @@ class ContractTest(parameterized.TestCase):
         )
         self.assertEqual(numbers, {'zeta': 1, 'eta': 0})
         self.assertEqual(choices, {'normalise': 'gradient', 'clip': False})
+
+
+class CheckSettingsTest(parameterized.TestCase):
+    @parameterized.parameters(
+        ('sdedit', 'tau', [0, 0.5, 400, 999], [-1, -1e-3, 999.5, 1000]),
+        ('score_ald', 'gamma_0', [1e-3, 15, INFINITY], [0, -1, -INFINITY]),
+        ('score_ald', 'gamma_T', [1e-3, 15, INFINITY], [0, -1]),
+        ('dps', 'zeta', [0, 1, 1e6], [-0.1, INFINITY]),
+        ('dps', 'eta', [0, 0.5, 1], [-0.1, 1.1]),
+        ('unconditional', 'eta', [0, 1], [-0.1, 1.1]),
+    )
+    def test_ends_are_in_and_what_lies_beyond_is_named(
+        self, method, name, good, bad
+    ):
+        conditioners.check_settings(method, {name: np.array(good)}, 1000)
+        for value in [*bad, np.nan]:
+            for values in (value, np.array([*good, value])):
+                with self.assertRaisesRegex(
+                    ValueError, f'^{name} of {method} must be .*, got .*{value}'
+                ):
+                    conditioners.check_settings(method, {name: values}, 1000)
+
+    def test_a_timestep_is_held_against_the_prior_where_that_is_known(self):
+        for numbers in ({'tau': 250}, {'tau': np.array([0, 250])}):
+            conditioners.check_settings('sdedit', numbers)
+            with self.assertRaisesRegex(ValueError, 'from 0 to 249, got 250'):
+                conditioners.check_settings('sdedit', numbers, 250)
+        with self.assertRaisesRegex(ValueError, 'from 0 to T - 1, got -1'):
+            conditioners.check_settings('sdedit', {'tau': -1})
+
+    def test_defaults_are_in_range_and_every_number_has_one(self):
+        for method in conditioners.CONDITIONERS:
+            numbers, _ = conditioners.split_settings(
+                method, conditioners.hyperparameters(method)
+            )
+            conditioners.check_settings(method, numbers, 1000)
+            for name in numbers:
+                with self.assertRaisesRegex(ValueError, f'{name} of {method}'):
+                    conditioners.check_settings(method, {name: np.nan})
+
+    def test_a_traced_value_passes(self):
+        @jax.jit
+        def run(zeta):
+            conditioners.check_settings('dps', {'zeta': zeta}, 1000)
+            return zeta
+
+        self.assertEqual(run(-1.0), -1.0)
+
+    def test_a_name_that_the_method_does_not_have_is_refused(self):
+        with self.assertRaisesRegex(ValueError, "no hyperparameter 'tau'"):
+            conditioners.check_settings('dps', {'tau': 3})
 
 
 class DpsTest(parameterized.TestCase):
@@ -192,6 +281,11 @@ class ScoreAldTest(parameterized.TestCase):
         ('11', 2.0, 5.0, 0, 1 / 10),
         ('10', 4.0, 1.0, -1, 1 / 25),
         ('10', 4.0, 1.0, 0, 1 / 10),
+        # An infinite end leaves the other end as it is.
+        ('11', 2.0, INFINITY, -1, 1 / 4),
+        ('11', 2.0, INFINITY, 5, 0),
+        ('11', INFINITY, 5.0, 0, 1 / 10),
+        ('10', INFINITY, 1.0, 5, 0),
     )
     def test_weights_are_those_worked_by_hand(
         self, equation, gamma_0, gamma_T, row, weight
@@ -217,16 +311,22 @@ class ScoreAldTest(parameterized.TestCase):
         )
 
 
+@jax.jit
+def start_sdedit(tau, keys, measured):
+    """Where sdedit starts, a row a key."""
+    conditioner = conditioners.make_conditioner('sdedit', tau=tau)
+    return jax.vmap(lambda key: conditioner.start(key, measured, STEPS)[0])(
+        keys
+    )
+
+
 class SdeditTest(parameterized.TestCase):
     @parameterized.parameters(0, 200, 500, 999)
     def test_it_starts_at_the_diffused_measurement(self, tau):
         measured = make_problem()
-        conditioner = conditioners.make_conditioner('sdedit', tau=tau)
         number = 4000
         keys = jax.random.split(KEY, number)
-        x, _ = jax.vmap(lambda key: conditioner.start(key, measured, STEPS))(
-            keys
-        )
+        x = start_sdedit(tau, keys, measured)
         # The largest kept timestep that is not above tau.
         kept = np.asarray(STEPS.t)
         a = ALPHA_BAR[kept[kept <= tau].max()]

@@ -8,7 +8,7 @@ from absl.testing import absltest
 _PACKAGE = pathlib.Path(__file__).parents[1] / 'invjax'
 # A module may import from its own layer and from those before it.
 _LAYERS = [
-    {'schedule', 'images', 'metrics', 'defaults'},
+    {'schedule', 'images', 'hub', 'metrics', 'defaults'},
     {'diffusion'},
     {'operators'},
     {'problem'},

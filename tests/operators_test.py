@@ -1,6 +1,7 @@
 """Operators: a contract that each one keeps, and what is special about some."""
 
 import functools
+import json
 import pathlib
 
 import jax
@@ -111,6 +112,16 @@ class ContractTest(parameterized.TestCase):
         ):
             operators.make_operator(task, jax.random.key(0), SHAPE, sizee=3)
 
+    def test_its_arrays_have_types_of_their_own(self, task):
+        # A weak type is another type to jit, which would compile anew.
+        for leaf in jax.tree.leaves(operator_of(task)):
+            self.assertFalse(leaf.weak_type)
+
+    def test_its_description_is_plain_data(self, task):
+        description = operator_of(task).describe()
+        self.assertEqual(json.loads(json.dumps(description)), description)
+        self.assertIn('kind', description)
+
     def test_the_same_key_gives_the_same_operator(self, task):
         again = operators.make_operator(task, jax.random.key(0), SHAPE)
         jax.tree.map(np.testing.assert_array_equal, again, operator_of(task))
@@ -145,6 +156,22 @@ class GaussianDeblurTest(parameterized.TestCase):
         )
         np.testing.assert_array_equal(default.rows, named.rows)
 
+    def test_its_description_makes_it_again(self):
+        operator = operator_of('gaussian_deblur')
+        kernel = operator.describe()
+        self.assertEqual(kernel.pop('kind'), 'SeparableBlur')
+        again = blur.gaussian_deblur(jax.random.key(0), SHAPE, **kernel)
+        np.testing.assert_allclose(again.rows, operator.rows, atol=1e-6)
+        np.testing.assert_allclose(again.columns, operator.columns, atol=1e-6)
+
+    def test_another_width_is_no_other_program(self):
+        widths = [
+            blur.gaussian_deblur(jax.random.key(0), SHAPE, blur_size=size)
+            for size in (3, 5)
+        ]
+        structures = [jax.tree.structure(operator) for operator in widths]
+        self.assertEqual(*structures)
+
     def test_a_constant_image_stays_as_it_is(self):
         operator = operator_of('gaussian_deblur')
         np.testing.assert_allclose(
@@ -162,10 +189,14 @@ class GaussianDeblurTest(parameterized.TestCase):
         self.assertLess(blurred.std(), 0.9 * np.asarray(stripes).std())
 
     @parameterized.parameters(
-        ({'blur_size': 8}, 'blur_size must be odd'),
-        ({'blur_size': 0}, 'blur_size must be odd'),
-        ({'blur_size': -3}, 'blur_size must be odd'),
-        ({'blur_size': 41}, 'blur_size must be odd, from 1 to 39'),
+        ({'blur_size': 8}, 'blur_size must be a whole odd number'),
+        ({'blur_size': 0}, 'blur_size must be a whole odd number'),
+        ({'blur_size': -3}, 'blur_size must be a whole odd number'),
+        ({'blur_size': 41}, 'whole odd number, from 1 to 39 .*got 41'),
+        ({'blur_size': 7.0}, 'blur_size must be a whole odd number.*7.0'),
+        ({'blur_size': float('nan')}, 'blur_size must be a whole odd number'),
+        ({'blur_std': float('nan')}, 'blur_std must be above 0'),
+        ({'blur_std': float('inf')}, 'blur_std must be above 0'),
         ({'blur_std': 0.0}, 'blur_std must be above 0'),
         ({'blur_std': -1.0}, 'blur_std must be above 0'),
     )
@@ -227,6 +258,33 @@ class BoxInpaintingTest(parameterized.TestCase):
                 box_margin=margin,
             )
 
+    @parameterized.parameters('box_size', 'box_margin')
+    def test_a_part_of_a_pixel_is_refused(self, name):
+        with self.assertRaisesRegex(ValueError, f'{name} must be a whole numb'):
+            operators.make_operator(
+                'box_inpainting', jax.random.key(0), SHAPE, **{name: 2.5}
+            )
+
+    def test_its_description_says_where_the_box_is(self):
+        # A box of 10 x 10 with margins of 5 has one place in 20 columns, and
+        # one of five in 24 rows.
+        operator = operators.make_operator(
+            'box_inpainting',
+            jax.random.key(0),
+            SHAPE,
+            box_size=10,
+            box_margin=5,
+        )
+        description = operator.describe()
+        place = description['missing_within']
+        self.assertEqual((place['left'], place['right']), (5, 15))
+        self.assertEqual(place['bottom'] - place['top'], 10)
+        np.testing.assert_array_equal(
+            operator.mask[place['top'] : place['bottom'], 5:15], 0
+        )
+        self.assertEqual(description['num_missing'], 100)
+        self.assertAlmostEqual(description['missing_fraction'], 100 / 480)
+
 
 class RandomInpaintingTest(parameterized.TestCase):
     # 70 % of 64 x 64 is 2867.2 pixels.
@@ -260,7 +318,7 @@ class RandomInpaintingTest(parameterized.TestCase):
         ]
         self.assertFalse(np.array_equal(*masks))
 
-    @parameterized.parameters(-0.1, 1.1, 70)
+    @parameterized.parameters(-0.1, 1.1, 70, float('nan'))
     def test_a_fraction_out_of_range_is_refused(self, fraction):
         with self.assertRaisesRegex(ValueError, 'drop_fraction must be from 0'):
             operators.make_operator(
@@ -283,6 +341,29 @@ class ProblemTest(parameterized.TestCase):
         y = normal(12)
         brought = problem.from_measurement(y, operator)
         np.testing.assert_array_equal(brought.y, operator.forward(y))
+
+    @parameterized.parameters(-0.05, float('nan'), float('inf'))
+    def test_a_noise_std_that_cannot_be_is_refused(self, noise_std):
+        operator = operator_of('denoising')
+        message = f'noise_std must be 0 or more and finite, got {noise_std}'
+        with self.assertRaisesRegex(ValueError, message):
+            problem.measure(jax.random.key(0), normal(15), operator, noise_std)
+        with self.assertRaisesRegex(ValueError, message):
+            problem.from_measurement(normal(15), operator, noise_std)
+
+    def test_a_noise_std_may_be_traced(self):
+        operator = operator_of('denoising')
+        stds = jnp.array([0.0, 0.1, 0.5])
+        x = normal(16)
+        for make in (
+            lambda std: problem.measure(jax.random.key(0), x, operator, std),
+            lambda std: problem.from_measurement(x, operator, std),
+        ):
+            together = jax.jit(jax.vmap(make))(stds)
+            for i, std in enumerate(stds):
+                np.testing.assert_allclose(
+                    together.y[i], make(float(std)).y, atol=1e-6
+                )
 
     def test_nothing_measured_leaves_no_residual(self):
         nothing = problem.nothing_measured(SHAPE)

@@ -106,7 +106,21 @@ class ReverseStepsTest(parameterized.TestCase):
         )
 
     @parameterized.parameters(
-        0, -5, 1001, '', 'ddim', 'ddim0', 'ddim300', 'fast', '10,', '10,0', 1.5
+        0,
+        -5,
+        1001,
+        '',
+        'ddim',
+        'ddim0',
+        'ddim300',
+        'fast',
+        '10,',
+        '10,0',
+        1.5,
+        # Digits by Unicode, which int() does not take.
+        '²',
+        'ddim²',
+        '10,²',
     )
     def test_a_spec_that_cannot_be_is_refused_in_a_sentence(self, spec):
         with self.assertRaisesRegex(ValueError, 'num_steps|integer stride'):

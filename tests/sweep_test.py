@@ -198,10 +198,21 @@ class RunTest(parameterized.TestCase):
             ('sdedit', 10, {}, "no hyperparameter 'zeta'"),
             ('dps', 0, {}, 'num_steps must be'),
             ('dps', 10, {'normalise': 'x'}, 'normalise must be one of'),
+            ('dps', 10, {'zeta': 2.0}, 'zeta must be given once'),
+            ('dps', 10, {'eta': 1.5}, 'eta of dps must be from 0 to 1'),
         ):
             with self.assertRaisesRegex(ValueError, message):
                 # Not iterated: the call itself refuses.
                 sweep.run_batches(lanes, PRIOR, method, num_steps, **choices)
+
+    def test_a_number_for_all_lanes_is_that_number_in_each(self):
+        problems = make_problems(2)
+        shared = sweep.run_lanes(
+            sweep.make_lanes(KEY, problems), PRIOR, 'dps', 20, zeta=0.7
+        )
+        own = sweep.make_lanes(KEY, problems, [{'zeta': 0.7}])
+        expected = sweep.run_lanes(own, PRIOR, 'dps', 20)
+        np.testing.assert_array_equal(shared.x, expected.x)
 
     def test_restore_is_the_lanes_of_one_image(self):
         (measured,) = make_problems(1)

@@ -1,15 +1,19 @@
 """Methods that turn an unconditional prior into a restoration.
 
 One paper a file: a factory, whose keyword arguments are the method's own, that
-returns a `Conditioner`. Positional ones are numbers, may be traced, and are
-what a sweep goes over; keyword-only ones are choices of a name. A line here
-makes a method a choice of `--method`, a row of the contract tests and a row of
-the tables.
+returns a `Conditioner`. Positional ones are numbers, may be traced, are what a
+sweep goes over, and have their range in their annotation (`base.Range`);
+keyword-only ones are choices of a name. A line here makes a method a choice of
+`--method`, a row of the contract tests and a row of the tables.
 """
 
 import inspect
+from collections.abc import Mapping
 
-from invjax.conditioners.base import Conditioner, Info
+import jax
+import numpy as np
+
+from invjax.conditioners.base import FRACTION, Conditioner, Info, Range
 from invjax.conditioners.dps import dps
 from invjax.conditioners.score_ald import score_ald
 from invjax.conditioners.sdedit import sdedit
@@ -27,6 +31,7 @@ __all__ = [
     'CONDITIONERS',
     'Conditioner',
     'Info',
+    'check_settings',
     'hyperparameters',
     'make_conditioner',
     'split_settings',
@@ -83,6 +88,50 @@ def split_settings(method: str, settings: dict) -> tuple[dict, dict]:
     choices = {n: v for n, v in settings.items() if isinstance(v, str | bool)}
     numbers = {n: v for n, v in settings.items() if n not in choices}
     return numbers, choices
+
+
+def check_settings(
+    method: str,
+    numbers: Mapping[str, jax.typing.ArrayLike],
+    num_train_steps: int | None = None,
+) -> None:
+    """Refuse hyperparameters that are out of their range.
+
+    Args:
+        method: a name of CONDITIONERS.
+        numbers: of the method and of its transition, name to one value or an
+            array of them. What is traced has no value yet, and passes.
+        num_train_steps: T of the prior, for hyperparameters that are timesteps;
+            None as long as it is not known.
+
+    Raises:
+        ValueError: for an unknown method, a name that it does not have, or a
+            value out of its range.
+    """
+    split_settings(method, numbers)
+    last_t = np.inf if num_train_steps is None else num_train_steps - 1
+    ranges = {'eta': FRACTION, **_ranges(method)}
+    for name, values in numbers.items():
+        if name not in ranges or isinstance(values, jax.core.Tracer):
+            continue
+        values = np.asarray(values, np.float64).ravel()
+        bad = values[~ranges[name].contains(values, last_t)]
+        if bad.size:
+            must_be = ranges[name].words.format(
+                last_t='T - 1' if num_train_steps is None else last_t
+            )
+            raise ValueError(
+                f'{name} of {method} must be {must_be}, got {bad[0]:g}.'
+            )
+
+
+def _ranges(method: str) -> dict[str, Range]:
+    parameters = inspect.signature(_factory(method)).parameters
+    return {
+        name: found
+        for name, parameter in parameters.items()
+        for found in getattr(parameter.annotation, '__metadata__', ())
+    }
 
 
 def make_conditioner(method: str, **settings) -> Conditioner:

@@ -1,14 +1,45 @@
 """What a conditioner is, and the parts that most of them share."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from invjax.diffusion import Transition
 from invjax.problem import Problem
 from invjax.schedule import Steps
+
+
+class Range(NamedTuple):
+    """The values that a hyperparameter may take; NaN is never one of them.
+
+    It stands in the annotation of a factory's argument, where `check_settings`
+    finds it: the argument itself may be traced, and then has no value to check.
+
+    Attributes:
+        words: what a value must be, for a sentence, with `{last_t}` in it
+            where that counts.
+        contains: (values, last_t) -> bool of the values' shape, with last_t the
+            prior's largest timestep.
+    """
+
+    words: str
+    contains: Callable[[np.ndarray, float], np.ndarray]
+
+
+FRACTION = Range('from 0 to 1', lambda v, _: (v >= 0) & (v <= 1))
+
+NotNegative = Annotated[
+    jax.typing.ArrayLike,
+    Range('0 or more and finite', lambda v, _: (v >= 0) & np.isfinite(v)),
+]
+Positive = Annotated[jax.typing.ArrayLike, Range('above 0', lambda v, _: v > 0)]
+Timestep = Annotated[
+    jax.typing.ArrayLike,
+    Range('from 0 to {last_t}', lambda v, last_t: (v >= 0) & (v <= last_t)),
+]
 
 
 class Info(NamedTuple):

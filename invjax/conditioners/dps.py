@@ -16,14 +16,19 @@ correction then has the length zeta, whatever the residual.
 import jax
 import optax
 
-from invjax.conditioners.base import Conditioner, guided_step, noise_start
+from invjax.conditioners.base import (
+    Conditioner,
+    NotNegative,
+    guided_step,
+    noise_start,
+)
 from invjax.diffusion import ANCESTRAL, Transition
 
 NORMALISATIONS = ('residual', 'gradient')
 
 
 def dps(
-    zeta: jax.typing.ArrayLike = 1.0,
+    zeta: NotNegative = 1.0,
     *,
     normalise: str = 'residual',
     transition: Transition = ANCESTRAL,

@@ -19,15 +19,20 @@ constant.
 import jax
 import jax.numpy as jnp
 
-from invjax.conditioners.base import Conditioner, guided_step, noise_start
+from invjax.conditioners.base import (
+    Conditioner,
+    Positive,
+    guided_step,
+    noise_start,
+)
 from invjax.diffusion import ANCESTRAL, Transition
 
 EQUATIONS = ('11', '10')
 
 
 def score_ald(
-    gamma_0: jax.typing.ArrayLike = 10.0,
-    gamma_T: jax.typing.ArrayLike = 15.0,
+    gamma_0: Positive = 10.0,
+    gamma_T: Positive = 15.0,
     *,
     equation: str = '11',
     transition: Transition = ANCESTRAL,
@@ -35,8 +40,9 @@ def score_ald(
     """Annealed likelihood guidance at x_t.
 
     Args:
-        gamma_0: () above 0, gamma at t = 0. May be traced.
-        gamma_T: () above 0, gamma at the largest t. May be traced.
+        gamma_0: () above 0, gamma at t = 0; infinity gives the measurement no
+            weight. May be traced.
+        gamma_T: () the same at the largest t.
         equation: `'11'` for 1 / (2 gamma_t), `'10'` for
             1 / (sigma^2 + gamma_t^2).
         transition: how the prior's step is taken.
@@ -52,7 +58,7 @@ def score_ald(
     def update(key, x_t, state, step, problem, prior):
         prediction = prior(x_t, step.t)
         x0_hat = transition.estimate(x_t, prediction, step)
-        gamma = gamma_0 + (gamma_T - gamma_0) * step.time
+        gamma = _share(1 - step.time, gamma_0) + _share(step.time, gamma_T)
         if equation == '11':
             weight = 1 / (2 * gamma)
         else:
@@ -71,3 +77,8 @@ def score_ald(
         return x_s, state, info
 
     return Conditioner(start=noise_start, update=update)
+
+
+def _share(weight, gamma):
+    """weight * gamma, and 0 for a weight of 0 even where gamma is infinite."""
+    return jnp.where(weight > 0, weight * gamma, 0.0)

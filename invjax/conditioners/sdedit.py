@@ -8,13 +8,13 @@ and from there the unconditional reverse process.
 import jax
 import jax.numpy as jnp
 
-from invjax.conditioners.base import Conditioner
+from invjax.conditioners.base import Conditioner, Timestep
 from invjax.conditioners.unconditional import unconditional
 from invjax.diffusion import ANCESTRAL, Transition, diffuse
 
 
 def sdedit(
-    tau: jax.typing.ArrayLike = 400, *, transition: Transition = ANCESTRAL
+    tau: Timestep = 400, *, transition: Transition = ANCESTRAL
 ) -> Conditioner:
     """Start part of the way up, at the diffused measurement.
 

@@ -6,6 +6,7 @@ An operator is a pytree with
     adjoint(y) -> x     A^T y
     pinv(y) -> x        A^+ y, where that is cheap
     support() -> array  broadcasts to y; 1 where y carries data, else 0
+    describe() -> dict  its parameters as plain data, for a result's record
 
 and a task is a function of a key, the image's shape (H, W, C) and its own
 keyword arguments that returns one. A line here makes it a choice of `--task`,
@@ -13,6 +14,7 @@ a row of the contract tests and a row of the tables.
 """
 
 import inspect
+from collections.abc import Iterable
 
 import jax
 
@@ -41,6 +43,17 @@ def parameters(task: str) -> tuple[str, ...]:
     )
 
 
+def check_names(task: str, names: Iterable[str]) -> None:
+    """Refuse, with a ValueError, what are no parameters of a task."""
+    known = parameters(task)
+    for name in names:
+        if name not in known:
+            raise ValueError(
+                f'{task} has no parameter {name!r}; '
+                f'it has {", ".join(known) or "none"}.'
+            )
+
+
 def make_operator(
     task: str, key: jax.Array, image_shape: tuple[int, int, int], **kwargs
 ):
@@ -56,11 +69,5 @@ def make_operator(
         ValueError: for an unknown task, a name that the task does not have, or
             a value out of its range.
     """
-    names = parameters(task)
-    for name in kwargs:
-        if name not in names:
-            raise ValueError(
-                f'{task} has no parameter {name!r}; '
-                f'it has {", ".join(names) or "none"}.'
-            )
+    check_names(task, kwargs)
     return OPERATORS[task](key, image_shape, **kwargs)

@@ -9,6 +9,8 @@ whose transpose is the true adjoint, whose pseudo-inverse is that of R and of C,
 and which cost next to nothing beside a network.
 """
 
+import numbers
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -24,12 +26,16 @@ class SeparableBlur:
         rows: (H, H), R; each row sums to 1.
         columns: (W, W), C; each row sums to 1.
         rows_pinv, columns_pinv: their pseudo-inverses.
+        size, std: () of the kernel in pixels. They only say what the matrices
+            are; as leaves, so that another width is no other program.
     """
 
     rows: jax.Array
     columns: jax.Array
     rows_pinv: jax.Array
     columns_pinv: jax.Array
+    size: jax.Array
+    std: jax.Array
 
     def forward(self, x: jax.Array) -> jax.Array:
         """Map an image, (H, W, C), to its measurement, (H, W, C)."""
@@ -50,6 +56,14 @@ class SeparableBlur:
     def support(self) -> jax.Array:
         """Where a measurement carries data: everywhere, (1, 1, 1)."""
         return jnp.ones((1, 1, 1))
+
+    def describe(self) -> dict:
+        """Its kind and its kernel, in pixels, as plain data."""
+        return {
+            'kind': 'SeparableBlur',
+            'blur_size': int(self.size),
+            'blur_std': float(self.std),
+        }
 
 
 def _apply(rows, columns, x):
@@ -111,13 +125,19 @@ def gaussian_deblur(
         blur_size = 2 * (61 * side // 512) + 1
     if blur_std is None:
         blur_std = 3.0 * (side / 256) ** 0.5
-    if blur_size % 2 == 0 or not 1 <= blur_size < 2 * side:
+    if (
+        not isinstance(blur_size, numbers.Integral)
+        or blur_size % 2 == 0
+        or not 1 <= blur_size < 2 * side
+    ):
         raise ValueError(
-            f'blur_size must be odd, from 1 to {2 * side - 1} for images of '
+            f'blur_size must be a whole odd number, from 1 to {2 * side - 1} for images of '
             f'{height} x {width}, got {blur_size}.'
         )
-    if blur_std <= 0:
-        raise ValueError(f'blur_std must be above 0 pixels, got {blur_std}.')
+    if not 0 < blur_std < np.inf:
+        raise ValueError(
+            f'blur_std must be above 0 pixels and finite, got {blur_std}.'
+        )
     kernel = gaussian_kernel(blur_size, blur_std)
     rows, columns = blur_matrix(kernel, height), blur_matrix(kernel, width)
     return SeparableBlur(
@@ -129,5 +149,7 @@ def gaussian_deblur(
                 np.linalg.pinv(rows, rcond=1e-3),
                 np.linalg.pinv(columns, rcond=1e-3),
             )
-        )
+        ),
+        size=jnp.asarray(blur_size, jnp.int32),
+        std=jnp.asarray(blur_std, jnp.float32),
     )

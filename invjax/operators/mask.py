@@ -1,8 +1,11 @@
 """Inpainting and denoising: operators that keep some pixels as they are."""
 
+import numbers
+
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 @flax.struct.dataclass
@@ -40,6 +43,28 @@ class Mask:
         """Where a measurement carries data, (H, W, 1)."""
         return self.mask
 
+    def describe(self) -> dict:
+        """What is missing, as plain data: pixels, share of all, and where.
+
+        The place is the smallest box around all missing pixels, in pixels from
+        the top left corner; bottom and right are the first ones outside.
+        """
+        missing = np.asarray(self.mask)[..., 0] == 0
+        description = {
+            'kind': 'Mask',
+            'num_missing': int(missing.sum()),
+            'missing_fraction': float(missing.mean()),
+        }
+        if missing.any():
+            rows, columns = np.nonzero(missing)
+            description['missing_within'] = {
+                'top': int(rows.min()),
+                'left': int(columns.min()),
+                'bottom': int(rows.max()) + 1,
+                'right': int(columns.max()) + 1,
+            }
+        return description
+
 
 def box_inpainting(
     key: jax.Array,
@@ -58,12 +83,18 @@ def box_inpainting(
             sixteenth of the image's side. (DPS: 16 at 256 px. DAPS: 32.)
 
     Raises:
-        ValueError: if the box with its margins does not fit the image.
+        ValueError: if a size is no whole number, or the box with its margins
+            does not fit the image.
     """
     height, width, _ = image_shape
     side = min(height, width)
     box_size = side // 2 if box_size is None else box_size
     box_margin = side // 16 if box_margin is None else box_margin
+    for name, value in (('box_size', box_size), ('box_margin', box_margin)):
+        if not isinstance(value, numbers.Integral):
+            raise ValueError(
+                f'{name} must be a whole number of pixels, got {value}.'
+            )
     if box_size < 1 or box_margin < 0 or box_size + 2 * box_margin > side:
         raise ValueError(
             'box_size + 2 * box_margin must be at most the side of the image, '
@@ -79,7 +110,7 @@ def box_inpainting(
     inside = (
         (rows >= 0) & (rows < box_size) & (columns >= 0) & (columns < box_size)
     )
-    return Mask(jnp.where(inside, 0.0, 1.0)[..., None])
+    return Mask(jnp.asarray(~inside, jnp.float32)[..., None])
 
 
 def random_inpainting(
@@ -106,7 +137,7 @@ def random_inpainting(
     height, width, _ = image_shape
     num_dropped = round(drop_fraction * height * width)
     order = jax.random.permutation(key, height * width)
-    mask = jnp.where(order < num_dropped, 0.0, 1.0)
+    mask = jnp.asarray(order >= num_dropped, jnp.float32)
     return Mask(mask.reshape(height, width, 1))
 
 

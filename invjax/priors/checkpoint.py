@@ -17,6 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 import invjax
+from invjax import hub
 from invjax.priors import convert, torch_file
 from invjax.priors.unet import NetworkPrior, UNet
 
@@ -101,7 +102,7 @@ def load_prior(
         dtype: of the computation, float32 or bfloat16.
         remat: whether gradients recompute the inside of blocks to save memory.
         **overrides: what shapes cannot tell of a file's architecture
-            (`convert.OVERRIDES`).
+            (`convert.OVERRIDES`). The others have it on their card.
 
     Returns:
         The prior, its parameters in float32, and its card: a dict with
@@ -117,12 +118,18 @@ def load_prior(
 
 def _folder_of(prior: str, overrides: dict) -> pathlib.Path:
     path = pathlib.Path(prior).expanduser().absolute()
+    kept = (path / 'card.json').is_file()
+    if overrides and (prior in KNOWN_PRIORS or kept):
+        raise ValueError(
+            f'{", ".join(overrides)} of {prior} cannot be overridden, since its '
+            'architecture is known; only that of a file can.'
+        )
     if prior in KNOWN_PRIORS:
         known = KNOWN_PRIORS[prior]
         if known.repository is None:
             return _embedded(prior)
-        return _converted(_fetch(prior, known), overrides, prior)
-    if (path / 'card.json').is_file():
+        return _converted(_fetch(prior, known), {}, prior)
+    if kept:
         return path
     if path.is_file() and path.suffix in _SUFFIXES:
         return _converted(path, overrides)
@@ -140,13 +147,8 @@ def _fetch(name: str, known: KnownPrior) -> pathlib.Path:
     placed = checkpoint_root() / known.filename
     if placed.is_file():
         return placed
-    # Imported late: only a download needs it.
-    import huggingface_hub
-
     try:
-        return pathlib.Path(
-            huggingface_hub.hf_hub_download(known.repository, known.filename)
-        )
+        return pathlib.Path(hub.fetch(known.repository, known.filename))
     except Exception as error:
         # Offline, behind a proxy, or gone: each has a class of its own, and
         # the user's way out is the same.
@@ -197,13 +199,28 @@ def save_prior(folder: str | os.PathLike, params: dict, card: dict) -> None:
     """Keep parameters and their card as a folder that `load_prior` takes.
 
     Args:
-        folder: is replaced if it exists.
+        folder: is replaced if it has a prior in it.
         params: nested dict of arrays, of any floating type.
         card: plain data with `name`, `architecture` (`convert.describe`),
             `noise_schedule` and `num_train_steps`.
+
+    Raises:
+        ValueError: if the folder has something else in it.
     """
     folder = pathlib.Path(folder).absolute()
     if folder.exists():
+        # Orbax begins with a `params.` of another ending, which an interruption
+        # leaves.
+        others = {
+            entry.name
+            for entry in folder.iterdir()
+            if not entry.name.startswith(('params', 'card.json'))
+        }
+        if others:
+            raise ValueError(
+                f'{folder} must be a new or empty folder, or one with a prior '
+                f'to replace, but it has {min(others)} in it.'
+            )
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     with ocp.PyTreeCheckpointer() as checkpointer:

@@ -11,6 +11,7 @@ the same names, so conversion renames and transposes:
 """
 
 import collections
+import functools
 import re
 
 import flax.traverse_util
@@ -76,12 +77,13 @@ def infer_architecture(shapes: dict[str, tuple[int, ...]], **overrides) -> UNet:
 
     Args:
         shapes: PyTorch name to shape.
-        **overrides: fields of UNet among OVERRIDES.
+        **overrides: fields of UNet among OVERRIDES. `num_heads` without
+            `head_channels` takes the place of the default width.
 
     Raises:
         ValueError: for an unknown override, names that are not those of a
-            guided-diffusion U-Net, or a head width that does not divide the
-            channels at which the network attends.
+            guided-diffusion U-Net, or a number or width of heads that does not
+            divide the channels at which the network attends.
     """
     unknown = set(overrides) - set(OVERRIDES)
     if unknown:
@@ -89,16 +91,14 @@ def infer_architecture(shapes: dict[str, tuple[int, ...]], **overrides) -> UNet:
             f'{", ".join(sorted(unknown))} cannot be overridden; '
             f'choose among {", ".join(OVERRIDES)}.'
         )
-    try:
-        found = _infer(shapes)
-    except (KeyError, IndexError, ZeroDivisionError):
-        some = ', '.join(sorted(shapes)[:3])
-        raise ValueError(
-            'the names are not those of a guided-diffusion U-Net, which has '
-            '`time_embed.0.weight`, `input_blocks.0.0.weight` and so on; this '
-            f'file has {len(shapes)} tensors such as {some}.'
-        ) from None
-    network = UNet(**found | overrides)
+    if overrides.get('num_heads') is not None:
+        overrides = {'head_channels': None} | overrides
+    network = _read_off(shapes).clone(**overrides)
+    _check_heads(network)
+    return network
+
+
+def _check_heads(network: UNet) -> None:
     attended = sorted(
         {
             multiple * network.model_channels
@@ -108,15 +108,29 @@ def infer_architecture(shapes: dict[str, tuple[int, ...]], **overrides) -> UNet:
         # The middle attends in any case.
         | {network.channel_mult[-1] * network.model_channels}
     )
-    width = network.head_channels
-    if width is not None and any(channels % width for channels in attended):
+    width, number = network.head_channels, network.num_heads
+    heads = f'{number} heads' if width is None else f'heads of {width} channels'
+    divisor = number if width is None else width
+    if divisor < 1 or any(channels % divisor for channels in attended):
         raise ValueError(
-            f'heads of {width} channels do not divide the '
-            f'{", ".join(map(str, attended))} channels at which the network '
-            'attends; override head_channels with the width that it was '
-            'trained with, or head_channels=None and num_heads with the number.'
+            f'{heads} do not divide the {", ".join(map(str, attended))} '
+            'channels at which the network attends; override head_channels '
+            'with the width that it was trained with, or num_heads with the '
+            'number.'
         )
-    return network
+
+
+def _read_off(shapes) -> UNet:
+    """The architecture, with defaults for what shapes cannot tell."""
+    try:
+        return UNet(**_infer(shapes))
+    except (KeyError, IndexError, ZeroDivisionError):
+        some = ', '.join(sorted(shapes)[:3])
+        raise ValueError(
+            'the names are not those of a guided-diffusion U-Net, which has '
+            '`time_embed.0.weight`, `input_blocks.0.0.weight` and so on; this '
+            f'file has {len(shapes)} tensors such as {some}.'
+        ) from None
 
 
 def _infer(shapes) -> dict:
@@ -191,10 +205,14 @@ def _torch_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[::-1]
 
 
+# One conversion asks several times, and tracing takes a second at FFHQ's size.
+@functools.lru_cache(maxsize=8)
 def expected_leaves(network: UNet) -> dict[str, tuple[tuple, tuple]]:
     """PyTorch name to (path of the leaf, PyTorch shape) for a network."""
     side = 2 ** (len(network.channel_mult) - 1)
     image = jnp.zeros((side, side, network.in_channels))
+    # Shapes do not depend on the heads, and one head divides all channels.
+    network = network.clone(head_channels=None, num_heads=1)
     variables = jax.eval_shape(network.init, jax.random.key(0), image, 0)
     leaves = flax.traverse_util.flatten_dict(variables['params'])
     names = {path: torch_name(path) for path in leaves}
@@ -239,36 +257,46 @@ def convert(
     Args:
         state_dict: PyTorch name to array.
         network: the architecture that it must be; None infers it.
-        **overrides: fields of UNet among OVERRIDES, for the inference.
+        **overrides: fields of UNet among OVERRIDES, where it is inferred.
 
     Returns:
         Nested dict of NumPy arrays, float32, and the network they fit.
 
     Raises:
         ValueError: if names or shapes differ from the network's; the message
-            lists them and the architecture that would fit.
+            lists them and the architecture that would fit. Also for overrides
+            of a network that is given, and see `infer_architecture`.
     """
     shapes = {name: array.shape for name, array in state_dict.items()}
-    inferred = infer_architecture(shapes, **overrides)
     if network is None:
-        network = inferred
+        network = infer_architecture(shapes, **overrides)
+    elif overrides:
+        raise ValueError(
+            f'{", ".join(overrides)} cannot be overridden, since the '
+            'architecture is given.'
+        )
     fault = mismatch(shapes, network)
     if fault is not None:
-        fits = mismatch(shapes, inferred) is None
         raise ValueError(
-            f'the checkpoint does not fit {_brief(network)}: {fault}. '
-            + (
-                f'It fits {_brief(inferred)}.'
-                if fits
-                else 'The nearest '
-                f'architecture of this family is {_brief(inferred)}.'
-            )
+            f'the checkpoint does not fit {_brief(network)}: {fault}; '
+            f'{_what_fits(shapes)}'
         )
     leaves = {
         path: _to_flax(np.asarray(state_dict[name], np.float32))
         for name, (path, _) in expected_leaves(network).items()
     }
     return flax.traverse_util.unflatten_dict(leaves), network
+
+
+def _what_fits(shapes) -> str:
+    """How a sentence on shapes that do not fit an architecture ends."""
+    try:
+        nearest = _read_off(shapes)
+    except ValueError as error:
+        return str(error)
+    if mismatch(shapes, nearest) is None:
+        return f'it fits {_brief(nearest)}.'
+    return f'the nearest architecture of this family is {_brief(nearest)}.'
 
 
 def _brief(network: UNet) -> str:

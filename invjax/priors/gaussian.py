@@ -112,7 +112,8 @@ class GaussianPrior(_Gaussian):
         rest_variance: () variance in the directions that U leaves out. If
             R = D there are none but rounding's; the constructors then take the
             largest eigenvalue, as a small one would amplify it a hundredfold.
-        alpha_bar: (T,) signal power.
+        alpha_bar: (T,) signal power, float64 on the host, where
+            `schedule.reverse_steps` needs all its digits.
         noise_var: (T,) 1 - alpha_bar, subtracted in float64: in float32 the
             first entries would keep only three digits.
     """
@@ -121,7 +122,7 @@ class GaussianPrior(_Gaussian):
     eigenvectors: jax.Array
     eigenvalues: jax.Array
     rest_variance: jax.Array
-    alpha_bar: jax.Array
+    alpha_bar: np.ndarray
     noise_var: jax.Array
 
     @classmethod
@@ -256,13 +257,13 @@ class StationaryGaussianPrior(_Gaussian):
     Attributes:
         mean: (H, W, C) mu, in [-1, 1] units.
         spectrum: (H, W, C) eigenvalues, not negative, in the DFT's order.
-        alpha_bar: (T,) signal power.
+        alpha_bar: (T,) signal power, float64 on the host.
         noise_var: (T,) 1 - alpha_bar, subtracted in float64.
     """
 
     mean: jax.Array
     spectrum: jax.Array
-    alpha_bar: jax.Array
+    alpha_bar: np.ndarray
     noise_var: jax.Array
 
     @classmethod
@@ -326,7 +327,7 @@ class StationaryGaussianPrior(_Gaussian):
 class ClosedFormPrior(Protocol):
     """Any prior of this room, for `likelihood_score`: it knows its schedule."""
 
-    alpha_bar: jax.Array
+    alpha_bar: np.ndarray
     noise_var: jax.Array
 
     def __call__(
@@ -513,7 +514,8 @@ def at_time(
 ) -> tuple[jax.Array, jax.Array]:
     """Look up alpha_bar_t and 1 - alpha_bar_t, each ()."""
     row = jnp.round(t).astype(jnp.int32)
-    return prior.alpha_bar[row], prior.noise_var[row]
+    alpha_bar = jnp.asarray(prior.alpha_bar, jnp.float32)
+    return alpha_bar[row], prior.noise_var[row]
 
 
 def flat_measurement(matrix: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -560,7 +562,7 @@ def _condition(prior, matrix, noise_std):
     return gain, root @ (right.T * kept_std)
 
 
-def _schedule(alpha_bar: np.ndarray) -> dict[str, jax.Array]:
+def _schedule(alpha_bar: np.ndarray) -> dict[str, np.ndarray | jax.Array]:
     """Give the two leaves that every closed-form prior keeps of a schedule."""
     alpha_bar = np.asarray(alpha_bar, np.float64)
     if alpha_bar.ndim != 1 or not np.all((alpha_bar > 0) & (alpha_bar < 1)):
@@ -570,7 +572,7 @@ def _schedule(alpha_bar: np.ndarray) -> dict[str, jax.Array]:
             f'{np.max(alpha_bar)}.'
         )
     return {
-        'alpha_bar': jnp.asarray(alpha_bar, jnp.float32),
+        'alpha_bar': alpha_bar,
         'noise_var': jnp.asarray(1 - alpha_bar, jnp.float32),
     }
 

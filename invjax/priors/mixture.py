@@ -34,13 +34,13 @@ class MixturePrior:
         log_weights: (K,) logarithms of weights that sum to 1.
         components: one Gaussian prior whose leaves have a leading axis K, and
             whose schedule is None: there is one for all.
-        alpha_bar: (T,) signal power.
+        alpha_bar: (T,) signal power, float64 on the host.
         noise_var: (T,) 1 - alpha_bar, subtracted in float64.
     """
 
     log_weights: jax.Array
     components: gaussian.GaussianPrior | gaussian.StationaryGaussianPrior
-    alpha_bar: jax.Array
+    alpha_bar: np.ndarray
     noise_var: jax.Array
 
     @classmethod

@@ -264,11 +264,7 @@ class _Archive:
             with zipfile.ZipFile(path) as archive:
                 self.infos = {info.filename: info for info in archive.filelist}
         # The latter two: a version or an entry's name that cannot be.
-        except (
-            zipfile.BadZipFile,
-            NotImplementedError,
-            UnicodeDecodeError,
-        ) as error:
+        except (zipfile.BadZipFile, RuntimeError, UnicodeDecodeError) as error:
             raise ValueError(
                 f'{path} begins like a zip file but is cut short or damaged'
                 f' ({error}); download it again.'

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from invjax.priors import checkpoint, convert, torch_file
 
@@ -25,13 +26,13 @@ def outputs(prior, x, t):
     # What runs once takes longer to optimise than to run.
     quick = {'xla_backend_optimization_level': 0}
 
-    def apply(x, t):
+    def apply(prior, x, t):
         return prior.network.apply({'params': prior.params}, x, t)
 
     run = jax.jit(apply, compiler_options=quick)
     with jax.default_matmul_precision('highest'):
         pairs = zip(x.transpose(0, 2, 3, 1), np.float32(t), strict=True)
-        out = np.stack([run(*pair) for pair in pairs])
+        out = np.stack([run(prior, *pair) for pair in pairs])
     return out.transpose(0, 3, 1, 2)
 
 
@@ -118,6 +119,20 @@ class FileTest(CheckpointTest):
             checkpoint.load_prior(_GOLDENS / 'unet_variety32.pt')
         self.assertEmpty(list(self.root.iterdir()))
 
+    def test_a_number_of_heads_takes_the_place_of_their_width(self):
+        # The attention of this file has 64 channels: heads of 32 are two.
+        path = _GOLDENS / 'unet_tiny32.pt'
+        prior, _ = checkpoint.load_prior(path, num_heads=2)
+        self.assertEqual(
+            (prior.network.head_channels, prior.network.num_heads), (None, 2)
+        )
+
+    def test_a_folder_of_something_else_is_not_replaced(self):
+        (self.root / 'thesis.tex').write_text('years of work')
+        with self.assertRaisesRegex(ValueError, 'empty.*has thesis.tex in it'):
+            checkpoint.save_prior(self.root, {}, {})
+        self.assertTrue((self.root / 'thesis.tex').exists())
+
     def test_a_missing_file_is_named(self):
         missing = str(self.root / 'absent.pt')
         with self.assertRaisesRegex(FileNotFoundError, missing):
@@ -163,6 +178,13 @@ class Faces64Test(CheckpointTest):
             set(flax.traverse_util.flatten_dict(prior.params)), paths
         )
 
+    def test_its_architecture_cannot_be_overridden(self):
+        for prior in ('faces64', checkpoint._embedded('faces64')):
+            with self.assertRaisesRegex(
+                ValueError, f'num_heads of {prior} cannot be overridden'
+            ):
+                checkpoint.load_prior(prior, num_heads=2)
+
     def test_it_takes_at_most_30_megabytes(self):
         files = checkpoint._embedded('faces64').rglob('*')
         size = sum(file.stat().st_size for file in files if file.is_file())
@@ -171,13 +193,21 @@ class Faces64Test(CheckpointTest):
 
 class Ffhq256Test(CheckpointTest):
     def test_without_a_network_one_sentence_says_what_to_put_where(self):
+        # The file is not in the hub's cache, and a look at the hub fails. A
+        # download is not tried: it would take 23 s to fail.
         with (
             mock.patch.object(
-                huggingface_hub, 'hf_hub_download', side_effect=OSError('no')
+                huggingface_hub,
+                'hf_hub_download',
+                side_effect=LocalEntryNotFoundError('not here'),
+            ) as download,
+            mock.patch.object(
+                huggingface_hub, 'get_hf_file_metadata', side_effect=OSError
             ),
             self.assertRaises(ValueError) as caught,
         ):
             checkpoint.load_prior('ffhq256')
+        download.assert_called_once()
         message = str(caught.exception)
         self.assertIn(f'get {_FFHQ_FILE} (357 MiB)', message)
         self.assertIn('https://huggingface.co/deepinv/diffunet', message)
@@ -199,8 +229,17 @@ class Ffhq256Test(CheckpointTest):
         message = str(caught.exception)
         self.assertStartsWith(message, f'{self.root / _FFHQ_FILE}: ')
         self.assertIn('does not fit UNet(model_channels=128', message)
-        self.assertIn('It fits UNet(model_channels=32', message)
+        self.assertIn('it fits UNet(model_channels=32', message)
         self.assertNotIn('\n', message)
+
+    def test_a_placed_file_of_other_heads_is_refused_for_its_architecture(self):
+        # 64 channels do not divide its attention, which is not what is wrong.
+        self.place('unet_variety32.pt')
+        with self.assertRaisesRegex(
+            ValueError,
+            r'does not fit UNet\(model_channels=128.*missing.*it fits UNet',
+        ):
+            checkpoint.load_prior('ffhq256')
 
     def test_a_placed_file_with_another_hash_is_refused(self):
         self.place('unet_tiny32.pt', sha256=64 * '0')

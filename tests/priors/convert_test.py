@@ -88,8 +88,11 @@ class InferenceTest(parameterized.TestCase):
         {'attention_downsamplings': (2,), 'overrides': {'head_channels': 48}},
         # No level attends, but the middle does, with 64 channels.
         {'attention_downsamplings': (), 'overrides': {'head_channels': 48}},
+        {'attention_downsamplings': (2,), 'overrides': {'head_channels': 0}},
+        {'attention_downsamplings': (2,), 'overrides': {'num_heads': 3}},
+        {'attention_downsamplings': (2,), 'overrides': {'num_heads': -1}},
     )
-    def test_a_head_width_that_does_not_divide_the_channels_is_refused(
+    def test_heads_that_do_not_divide_the_channels_are_refused(
         self, attention_downsamplings, overrides
     ):
         network = _NETWORK.clone(
@@ -105,10 +108,11 @@ class InferenceTest(parameterized.TestCase):
         network = convert.infer_architecture(shapes_of(_NETWORK))
         self.assertEqual(network.head_channels, 64)
 
-    def test_a_number_of_heads_takes_the_place_of_their_width(self):
+    @parameterized.parameters({}, {'head_channels': None})
+    def test_a_number_of_heads_takes_the_place_of_their_width(self, **width):
         network = _NETWORK.clone(attention_downsamplings=(1, 2))
         inferred = convert.infer_architecture(
-            shapes_of(network), head_channels=None, num_heads=2
+            shapes_of(network), num_heads=2, **width
         )
         self.assertEqual(
             (inferred.head_channels, inferred.num_heads), (None, 2)
@@ -173,7 +177,7 @@ class ConversionTest(parameterized.TestCase):
         self.assertIn('1 left over (label_emb.weight)', message)
         self.assertIn('1 of another shape (out.2.bias (7,), not (6,))', message)
         # Nothing fits, and the nearest is the one that was damaged.
-        self.assertIn('The nearest architecture', message)
+        self.assertIn('the nearest architecture', message)
         self.assertIn('model_channels=32, channel_mult=[1, 2]', message)
 
     def test_another_architecture_is_refused_with_the_one_that_fits(self):
@@ -181,9 +185,20 @@ class ConversionTest(parameterized.TestCase):
         with self.assertRaisesRegex(
             ValueError,
             r'does not fit UNet\(model_channels=128, .* missing .*'
-            r'It fits UNet\(model_channels=32, channel_mult=\[1, 2\]',
+            r'it fits UNet\(model_channels=32, channel_mult=\[1, 2\]',
         ):
             convert.convert(state_dict, UNet())
+
+    def test_a_given_architecture_comes_before_what_could_be_inferred(self):
+        # Attention has 32 channels, so that inference would stop at its heads.
+        other = _NETWORK.clone(attention_downsamplings=(1,))
+        with self.assertRaisesRegex(ValueError, 'does not fit.*; it fits'):
+            convert.convert(numbered_state_dict(other), _NETWORK)
+        foreign = {'conv1.weight': np.zeros((3, 3))}
+        with self.assertRaisesRegex(ValueError, 'does not fit.*not those of a'):
+            convert.convert(foreign, _NETWORK)
+        with self.assertRaisesRegex(ValueError, 'num_heads cannot be overrid'):
+            convert.convert(foreign, _NETWORK, num_heads=2)
 
     def test_the_summary_counts_every_tensor_and_parameter(self):
         state_dict = numbered_state_dict(_NETWORK)

@@ -235,6 +235,12 @@ class GaussianPriorTest(parameterized.TestCase):
             make_prior().covariance(), make_covariance(), atol=2e-7
         )
 
+    @parameterized.parameters(dense_prior, stationary_prior)
+    def test_its_schedule_keeps_its_digits_for_the_steps(self, make_prior):
+        steps = schedule.reverse_steps(make_prior().alpha_bar, 100)
+        expected = schedule.reverse_steps(ALPHA_BAR, 100)
+        jax.tree.map(np.testing.assert_array_equal, steps, expected)
+
     def test_one_kernel_serves_all_channels(self):
         kernel = smooth_kernel()[:, :, 0]
         one = gaussian.StationaryGaussianPrior.from_kernel(

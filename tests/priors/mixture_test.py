@@ -216,6 +216,11 @@ class MixturePriorTest(parameterized.TestCase):
             np.testing.assert_allclose(eps, one_eps, atol=EPS_TOLERANCE)
             np.testing.assert_allclose(log_density, one_log_density, rtol=1e-5)
 
+    def test_its_schedule_keeps_its_digits_for_the_steps(self):
+        steps = schedule.reverse_steps(dense_mixture().alpha_bar, 100)
+        expected = schedule.reverse_steps(ALPHA_BAR, 100)
+        jax.tree.map(np.testing.assert_array_equal, steps, expected)
+
     def test_equal_components_are_as_one(self):
         one = gaussian.GaussianPrior.isotropic(
             random_means()[0], 0.1, ALPHA_BAR

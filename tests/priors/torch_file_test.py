@@ -482,6 +482,14 @@ class OtherFilesTest(TorchFileTestCase):
             self.path.write_bytes(whole[:num_bytes])
             self.assert_refused('begins like a zip file but is cut short')
 
+    def test_a_zip_of_an_unknown_version_is_refused(self):
+        self.write({'w': self.tensor([1, 2])})
+        whole = bytearray(self.path.read_bytes())
+        # The version that it takes to read the first entry.
+        whole[whole.index(b'PK\1\2') + 6] = 99
+        self.path.write_bytes(whole)
+        self.assert_refused('begins like a zip file but .*version 9.9')
+
     def test_a_pickle_cut_short_anywhere_is_refused(self):
         whole = pickle_of({'w': self.tensor([1, 2])})
         for num_bytes in range(len(whole)):
