@@ -44,7 +44,7 @@ def main():
     out = common.make_folder(common.OUT.value)
 
     start = time.perf_counter()
-    prior, card = common.load_prior()
+    prior, card = common.load_prior(_NUM_SAMPLES.value)
     load_seconds = time.perf_counter() - start
 
     truth, inverse_problem = _read_problem(task, prior)

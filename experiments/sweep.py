@@ -11,14 +11,12 @@ import pathlib
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
 from experiments import common
 from invjax import images, metrics, operators, problem, sweep
 from invjax.conditioners import hyperparameters
-from invjax.priors import checkpoint
 
 _TASK = common.define_task()
 _METHOD = common.define_method()
@@ -50,9 +48,7 @@ def main():
     hyperparameters(_METHOD.value)
     settings = sweep.grid(**_parse_grid(_GRID.value))
     out = common.make_folder(common.OUT.value)
-    prior, card = checkpoint.load_prior(
-        common.PRIOR.value, dtype=jnp.dtype(common.DTYPE.value)
-    )
+    prior, card = common.load_prior(_MAX_LANES.value)
     truths = _read_images(prior.image_shape[0])
     key = jax.random.key(common.SEED.value)
     problems = [

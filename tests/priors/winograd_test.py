@@ -1,0 +1,95 @@
+"""Minimal filtering against XLA's convolution and its gradient."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from invjax.priors import layers, winograd
+from invjax.priors.unet import NetworkPrior, UNet
+
+# Of the largest value: float32 rounding, which the transforms, whose entries
+# add up to 10 x 10 in size, make some 100 times larger.
+_TOLERANCE = 2e-5
+
+
+def _draw(height, width, inputs, outputs):
+    key_x, key_kernel = jax.random.split(jax.random.key(0))
+    x = jax.random.normal(key_x, (height, width, inputs))
+    return x, jax.random.normal(key_kernel, (3, 3, inputs, outputs))
+
+
+def _assert_close(actual, expected):
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(
+        actual, expected, rtol=0, atol=_TOLERANCE * scale
+    )
+
+
+class ConvTest(parameterized.TestCase):
+    @parameterized.product(tile=[2, 4], shape=[(8, 12, 5, 7), (4, 4, 33, 2)])
+    def test_equals_the_plain_convolution_and_its_gradient(self, tile, shape):
+        x, kernel = _draw(*shape)
+        prepared = winograd.prepare(kernel, tile)
+
+        expected, vjp_plain = jax.vjp(layers.conv, x, kernel)
+        actual, vjp = jax.vjp(winograd.conv, x, prepared)
+        cotangent = jax.random.normal(jax.random.key(1), expected.shape)
+
+        _assert_close(actual, expected)
+        _assert_close(vjp(cotangent)[0], vjp_plain(cotangent)[0])
+
+    def test_a_batch_row_equals_that_image_alone(self):
+        x, kernel = _draw(8, 8, 6, 4)
+        prepared = winograd.prepare(kernel, 4)
+        batch = jnp.stack([x, -2 * x, x + 1])
+
+        rows = jax.vmap(winograd.conv, (0, None))(batch, prepared)
+
+        for row, image in zip(rows, batch, strict=True):
+            _assert_close(row, winograd.conv(image, prepared))
+
+    def test_tiles_fit_the_image_and_the_channels(self):
+        self.assertEqual(winograd.best_tile(64, 64, 32, 32), 4)
+        self.assertEqual(winograd.best_tile(8, 8, 512, 256), 2)
+        self.assertEqual(winograd.best_tile(6, 64, 32, 32), 2)
+        self.assertIsNone(winograd.best_tile(64, 64, 3, 128))
+        self.assertIsNone(winograd.best_tile(7, 64, 64, 64))
+
+
+class PreparedPriorTest(absltest.TestCase):
+    def test_is_the_same_function_with_the_same_gradient(self):
+        network = UNet(
+            image_size=16,
+            model_channels=32,
+            channel_mult=(1, 2),
+            attention_downsamplings=(2,),
+            head_channels=32,
+        )
+        x = jax.random.normal(jax.random.key(0), (16, 16, 3))
+        params = jax.jit(network.init)(jax.random.key(1), x, 0)['params']
+        plain = NetworkPrior(params, network)
+        prepared = plain.prepare()
+        self.assertNotEmpty(jax.tree.leaves(prepared.prepared))
+
+        @jax.jit
+        def eps_and_gradient(prior):
+            eps, vjp = jax.vjp(lambda x: prior(x, 500).eps, x)
+            return eps, vjp(x)[0]
+
+        for actual, expected in zip(
+            eps_and_gradient(prepared), eps_and_gradient(plain), strict=True
+        ):
+            # Some ten layers, each of them within the tolerance above.
+            np.testing.assert_allclose(
+                actual, expected, rtol=0, atol=1e-4 * np.abs(expected).max()
+            )
+
+    def test_half_precision_is_refused(self):
+        prior = NetworkPrior({}, UNet(dtype=jnp.bfloat16))
+        with self.assertRaisesRegex(ValueError, 'float32.*bfloat16'):
+            prior.prepare()
+
+
+if __name__ == '__main__':
+    absltest.main()
