@@ -168,7 +168,7 @@ def _scores(xs, truths) -> dict:
 
 
 def _title(setting: dict) -> str:
-    return ' '.join(f'{name} {value:g}' for name, value in setting.items())
+    return '\n'.join(f'{name} {value:g}' for name, value in setting.items())
 
 
 if __name__ == '__main__':

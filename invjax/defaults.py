@@ -1,4 +1,4 @@
-"""Hyperparameters for methods and tasks on `faces64`; some are still coarse.
+"""Hyperparameters for methods and tasks on `faces64`.
 
 docs/defaults.md has the sweeps, the faces that they were made on, and the
 commands. Another prior starts from the method's own defaults, which are the
@@ -7,9 +7,11 @@ paper's.
 
 DEFAULTS = {
     ('faces64', 'dps', 'gaussian_deblur'): {'zeta': 6.0},
-    ('faces64', 'dps', 'box_inpainting'): {'zeta': 4.0},
+    ('faces64', 'dps', 'box_inpainting'): {'zeta': 3.0},
     ('faces64', 'dps', 'random_inpainting'): {'zeta': 4.0},
     ('faces64', 'sdedit', 'gaussian_deblur'): {'tau': 50.0},
+    ('faces64', 'sdedit', 'box_inpainting'): {'tau': 500.0},
+    ('faces64', 'sdedit', 'random_inpainting'): {'tau': 500.0},
     ('faces64', 'score_ald', 'gaussian_deblur'): {'gamma_0': 1, 'gamma_T': 1},
     ('faces64', 'score_ald', 'box_inpainting'): {'gamma_0': 4, 'gamma_T': 8},
     ('faces64', 'score_ald', 'random_inpainting'): {'gamma_0': 1, 'gamma_T': 1},

@@ -104,11 +104,12 @@ def sheet(
 
     Args:
         rows: of (H, W, 3) images in [-1, 1].
-        titles: one a column, or none.
+        titles: one a column, or none; lines are parted by a newline.
         labels: one a row, or none.
         cell: side of a cell in pixels; images are enlarged by repetition.
     """
-    top, left = 22 if titles else 0, 150 if labels else 0
+    lines = max((title.count('\n') + 1 for title in titles), default=0)
+    top, left = 16 * lines + 6 if titles else 0, 150 if labels else 0
     gap, columns = 4, max(len(row) for row in rows)
     size = (
         left + columns * (cell + gap) - gap,
@@ -117,9 +118,8 @@ def sheet(
     picture = Image.new('RGB', size, 'white')
     draw = ImageDraw.Draw(picture)
     for j, title in enumerate(titles):
-        draw.text(
-            (left + j * (cell + gap) + 4, 4), title, 'black', font_size=13
-        )
+        place = (left + j * (cell + gap) + 4, 4)
+        draw.multiline_text(place, title, 'black', font_size=13)
     for i, row in enumerate(rows):
         y = top + i * (cell + gap)
         if labels:
