@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from invjax import sampler, schedule
 from invjax.conditioners import (
@@ -36,13 +37,31 @@ class Lanes(NamedTuple):
 
     Attributes:
         keys: (L,) random keys.
-        problems: Problem with a leading axis of length L on every leaf.
+        problems: Problem with a leading axis on every leaf: each one once,
+            however many lanes share it.
+        rows: (L,) which of them is a lane's.
         numbers: hyperparameter name to (L,) float32.
     """
 
     keys: jax.Array
     problems: Problem
-    numbers: dict[str, jax.Array]
+    rows: np.ndarray
+    numbers: dict[str, np.ndarray]
+
+    def take(self, index: np.ndarray) -> 'Lanes':
+        """Some of the lanes, in that order."""
+        numbers = {name: values[index] for name, values in self.numbers.items()}
+        return self._replace(
+            keys=self.keys[index], rows=self.rows[index], numbers=numbers
+        )
+
+
+class _Batch(NamedTuple):
+    """Lanes that are run at once; the problems have been handed out."""
+
+    keys: jax.Array
+    problems: Problem
+    numbers: dict[str, np.ndarray]
 
 
 class Result(NamedTuple):
@@ -112,34 +131,76 @@ def make_lanes(
     keys = jax.vmap(image_sample_key, (None, 0, 0))(
         key, first_image + images.ravel(), samples.ravel()
     )
-    stacked = jax.tree.map(lambda leaf: leaf[images.ravel()], stack(problems))
     numbers = {
         name: np.array([s[name] for s in settings], np.float32)[rows.ravel()]
         for name in settings[0]
     }
-    return Lanes(keys, stacked, numbers)
+    return Lanes(keys, stack(problems), images.ravel(), numbers)
 
 
-@functools.partial(jax.jit, static_argnames=('method', 'choices'))
-def _start(lanes: Lanes, steps: Steps, method: str, choices: tuple):
-    def one(lane):
+def join_lanes(parts: Sequence[Lanes]) -> Lanes:
+    """Lanes of several calls of `make_lanes` in one: of other noise, say.
+
+    Their problems must be of one operator and one shape, and their settings
+    must have the same names.
+    """
+    sizes = [len(part.problems.noise_std) for part in parts]
+    offsets = np.cumsum([0, *sizes[:-1]])
+    return Lanes(
+        keys=jnp.concatenate([part.keys for part in parts]),
+        problems=jax.tree.map(
+            lambda *leaves: jnp.concatenate(leaves),
+            *(part.problems for part in parts),
+        ),
+        rows=np.concatenate(
+            [part.rows + n for part, n in zip(parts, offsets, strict=True)]
+        ),
+        numbers=jax.tree.map(
+            lambda *values: np.concatenate(values),
+            *(part.numbers for part in parts),
+        ),
+    )
+
+
+def _over_lanes(one, mesh, of_a_lane: tuple, shared: tuple):
+    """Map over lanes, each device its own ones: no device waits for another."""
+
+    def block(of_a_lane, shared):
+        return jax.vmap(lambda *args: one(*args, *shared))(*of_a_lane)
+
+    if mesh is not None:
+        block = jax.shard_map(
+            block,
+            mesh=mesh,
+            in_specs=(PartitionSpec('lanes'), PartitionSpec()),
+            out_specs=PartitionSpec('lanes'),
+            check_vma=False,
+        )
+    return block(of_a_lane, shared)
+
+
+@functools.partial(jax.jit, static_argnames=('method', 'choices', 'mesh'))
+def _start(batch: _Batch, steps: Steps, method: str, choices: tuple, mesh):
+    def one(lane, steps):
         conditioner = make_conditioner(method, **dict(choices), **lane.numbers)
         return sampler.start(lane.keys, steps, lane.problems, conditioner)
 
-    return jax.vmap(one)(lanes)
+    return _over_lanes(one, mesh, (batch,), (steps,))
 
 
 @functools.partial(
-    jax.jit, static_argnames=('method', 'choices'), donate_argnames='carry'
+    jax.jit,
+    static_argnames=('method', 'choices', 'mesh'),
+    donate_argnames='carry',
 )
-def _run(lanes: Lanes, carry, steps: Steps, prior, method: str, choices: tuple):
-    def one(lane, carry):
+def _run(batch: _Batch, carry, steps: Steps, prior, method: str, choices, mesh):
+    def one(lane, carry, steps, prior):
         conditioner = make_conditioner(method, **dict(choices), **lane.numbers)
         return sampler.run(
             lane.keys, carry, steps, lane.problems, prior, conditioner
         )
 
-    return jax.vmap(one)(lanes, carry)
+    return _over_lanes(one, mesh, (batch, carry), (steps, prior))
 
 
 def run_batches(
@@ -150,6 +211,7 @@ def run_batches(
     *,
     max_lanes: int = 8,
     stretch: int = 10,
+    devices: Sequence[jax.Device] | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     **settings: float | str | bool,
 ) -> Iterator[Result]:
@@ -164,6 +226,8 @@ def run_batches(
             number of lanes. The last batch is filled up by repetition, so that
             it runs the same program.
         stretch: steps between two looks from the host.
+        devices: that share each batch, as evenly as they can; all of this
+            process by default.
         on_progress: called with (lane steps done, lane steps in all).
         **settings: of the method and its transition, the same for all lanes.
 
@@ -180,6 +244,26 @@ def run_batches(
         raise ValueError(
             f'{min(twice)} must be given once, for all lanes or for each.'
         )
+    lanes, steps, choices = _checked(lanes, prior, method, num_steps, settings)
+    devices = jax.local_devices() if devices is None else devices
+    batch_size = min(max_lanes, len(lanes.keys))
+    devices = devices[:batch_size]
+    batch_size -= batch_size % len(devices)
+    return _batches(
+        lanes,
+        prior,
+        method,
+        steps,
+        batch_size,
+        stretch,
+        devices,
+        on_progress,
+        choices,
+    )
+
+
+def _checked(lanes, prior, method, num_steps, settings):
+    """Lanes with all numbers, the steps, and the choices of a name."""
     numbers, choices = split_settings(method, {**lanes.numbers, **settings})
     check_settings(method, numbers, len(prior.alpha_bar))
     make_conditioner(method, **choices)
@@ -188,48 +272,114 @@ def run_batches(
         name: np.broadcast_to(np.asarray(values, np.float32), len(lanes.keys))
         for name, values in numbers.items()
     }
-    return _batches(
-        lanes._replace(numbers=numbers),
-        prior,
-        method,
-        steps,
-        max_lanes,
-        stretch,
-        on_progress,
-        tuple(sorted(choices.items())),
-    )
+    choices = tuple(sorted(choices.items()))
+    return lanes._replace(numbers=numbers), steps, choices
+
+
+def _hand_out(lanes: Lanes, index: np.ndarray) -> _Batch:
+    taken = lanes.take(index)
+    problems = jax.tree.map(lambda leaf: leaf[taken.rows], lanes.problems)
+    return _Batch(taken.keys, problems, taken.numbers)
 
 
 def _batches(
-    lanes, prior, method, steps, max_lanes, stretch, on_progress, choices
+    lanes,
+    prior,
+    method,
+    steps,
+    batch_size,
+    stretch,
+    devices,
+    on_progress,
+    choices,
 ):
     num_lanes = len(lanes.keys)
-    batch_size = min(max_lanes, num_lanes)
     num_steps = len(steps.t)
+    mesh = None
+    if len(devices) > 1:
+        mesh = Mesh(np.array(devices), ('lanes',))
+        # Once, and not with each stretch.
+        prior = jax.device_put(prior, NamedSharding(mesh, PartitionSpec()))
     for begin in range(0, num_lanes, batch_size):
-        rows = np.arange(begin, begin + batch_size)
-        batch = jax.tree.map(
-            lambda leaf, rows=rows: leaf[np.minimum(rows, num_lanes - 1)], lanes
-        )
+        index = np.arange(begin, begin + batch_size)
+        batch = _hand_out(lanes, np.minimum(index, num_lanes - 1))
         cuts, num_skipped = schedule.stretches(
             steps, stretch, _first_t(batch, method, dict(choices))
         )
-        carry = _start(batch, steps, method, choices)
+        carry = _start(batch, steps, method, choices, mesh)
         infos = []
         kept = min(batch_size, num_lanes - begin)
         for i, cut in enumerate(cuts):
-            carry, info = _run(batch, carry, cut, prior, method, choices)
+            carry, info = _run(batch, carry, cut, prior, method, choices, mesh)
             infos.append(jax.device_get(info))
             done = min(num_skipped + (i + 1) * stretch, num_steps)
             on_progress(begin * num_steps + kept * done, num_lanes * num_steps)
         yield Result(
-            lanes=rows[:kept],
+            lanes=index[:kept],
             x=np.asarray(carry[0])[:kept],
             info=_join(infos, num_steps, num_skipped, kept),
         )
 
 
-def _first_t(lanes: Lanes, method: str, choices: dict) -> float | None:
+def batch_bytes(
+    lanes: Lanes,
+    prior,
+    method: str,
+    num_steps: int | str = 100,
+    *,
+    max_lanes: int = 8,
+    stretch: int = 10,
+    **settings: float | str | bool,
+) -> int:
+    """The memory of a batch on one device, by the compiler's own account.
+
+    Compiles, but does not run. What the compiler does not see, above all the
+    host's own arrays, comes on top.
+
+    Args:
+        max_lanes: lanes of the batch.
+        **settings: see `run_batches`, as for the other arguments.
+    """
+    lanes, steps, choices = _checked(lanes, prior, method, num_steps, settings)
+    batch = _hand_out(lanes, np.arange(max_lanes) % len(lanes.keys))
+    cuts, _ = schedule.stretches(steps, stretch, None)
+    carry = jax.eval_shape(
+        lambda batch: _start(batch, steps, method, choices, None), batch
+    )
+    lowered = _run.lower(
+        batch, carry, next(iter(cuts)), prior, method, choices, None
+    )
+    memory = lowered.compile().memory_analysis()
+    return (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+    )
+
+
+def lanes_within(memory: float, lanes: Lanes, prior, method, *args, **kwargs):
+    """The most lanes whose batch takes no more than `memory` bytes.
+
+    Takes the arguments of `batch_bytes`. Memory is affine in the lanes: two
+    small programs tell the rest.
+
+    Raises:
+        ValueError: if one lane alone takes more.
+    """
+    one, two = (
+        batch_bytes(lanes, prior, method, *args, max_lanes=n, **kwargs)
+        for n in (1, 2)
+    )
+    if one > memory:
+        raise ValueError(
+            f'the memory must be at least {one / 2**30:.2f} GiB, which one lane '
+            f'takes, got {memory / 2**30:.2f}.'
+        )
+    return 1 + int((memory - one) // max(two - one, 1))
+
+
+def _first_t(lanes: _Batch, method: str, choices: dict) -> float | None:
     """The largest timestep that any of the lanes needs; None for all."""
     rows = zip(*(np.asarray(v) for v in lanes.numbers.values()), strict=True)
     settings = [dict(zip(lanes.numbers, row, strict=True)) for row in rows]

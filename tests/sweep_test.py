@@ -66,7 +66,7 @@ class LanesTest(parameterized.TestCase):
         np.testing.assert_array_equal(lanes.numbers['zeta'], [0, 1, 2] * 4)
         for i in range(12):
             np.testing.assert_array_equal(
-                lanes.problems.y[i], problems[i // 6].y
+                lanes.problems.y[lanes.rows[i]], problems[i // 6].y
             )
 
     def test_keys_are_the_same_across_settings_and_no_others(self):
