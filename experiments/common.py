@@ -16,7 +16,7 @@ import numpy as np
 from absl import app, flags, logging
 from tqdm import tqdm
 
-from invjax import conditioners, images, operators, problem
+from invjax import conditioners, images, metrics, operators, problem
 from invjax.diffusion import VARIANCES
 from invjax.priors import checkpoint, torch_file
 
@@ -37,6 +37,25 @@ DTYPE = flags.DEFINE_enum(
 )
 OUT = flags.DEFINE_string('out', 'out', 'Folder for the results.')
 
+FIRST_IMAGE = flags.DEFINE_integer(
+    'first_image', 0, 'Of --images: the first one to take.', lower_bound=0
+)
+NUM_IMAGES = flags.DEFINE_integer(
+    'num_images', 8, 'Of --images: how many to take.', lower_bound=1
+)
+_COORDINATOR = flags.DEFINE_string(
+    'coordinator',
+    None,
+    'To share a sweep among processes: HOST:PORT of the first one, or `auto` '
+    'where the cluster tells (Slurm, Open MPI, TPU pods).',
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+    'num_processes', None, 'With --coordinator: how many.', lower_bound=1
+)
+_PROCESS_ID = flags.DEFINE_integer(
+    'process_id', None, 'With --coordinator: this one, from 0.', lower_bound=0
+)
+
 # The flags that a binary has of these, by name. None: the default.
 _SETTINGS = {}
 _TASK_PARAMETERS = {}
@@ -55,6 +74,15 @@ def define_task():
     )
     return flags.DEFINE_string(
         'task', 'box_inpainting', f'One of {", ".join(operators.OPERATORS)}.'
+    )
+
+
+def define_images():
+    """The flags of several images; `read_images` reads them."""
+    return flags.DEFINE_string(
+        'images',
+        None,
+        'A folder of pictures, or FILE.npz:KEY, uint8 (N, H, W, 3).',
     )
 
 
@@ -165,6 +193,85 @@ def keys() -> jax.Array:
     return jax.random.split(jax.random.key(SEED.value), 3)
 
 
+def join_processes() -> tuple[int, int]:
+    """The number of this process, and how many share the work; 0 and 1 alone.
+
+    To be called before anything runs on a device.
+    """
+    coordinator = _COORDINATOR.value
+    numbers = _NUM_PROCESSES.value, _PROCESS_ID.value
+    if coordinator is None:
+        if numbers != (None, None):
+            raise ValueError(
+                '--num_processes and --process_id need --coordinator.'
+            )
+        return 0, 1
+    if coordinator == 'auto':
+        jax.distributed.initialize()
+    elif None in numbers:
+        raise ValueError(
+            '--coordinator needs --num_processes and --process_id.'
+        )
+    else:
+        jax.distributed.initialize(coordinator, *numbers)
+    return jax.process_index(), jax.process_count()
+
+
+def read_images(side: int) -> list[np.ndarray]:
+    """The images of the flags, (H, W, 3) each, in the prior's size."""
+    name = flags.FLAGS['images'].value
+    if name is None:
+        raise ValueError('give --images, a folder or FILE.npz:KEY.')
+    first, last = FIRST_IMAGE.value, FIRST_IMAGE.value + NUM_IMAGES.value
+    stem, _, array = name.partition('.npz:')
+    if array:
+        path = pathlib.Path(f'{stem}.npz')
+        if not path.is_file():
+            raise ValueError(f'there is no file {path}.')
+        with np.load(path) as arrays:
+            if array not in arrays:
+                raise ValueError(
+                    f'{path} has no {array!r}; it has {", ".join(arrays)}.'
+                )
+            truths = [images.to_float(x) for x in arrays[array][first:last]]
+    else:
+        paths = sorted(pathlib.Path(name).glob('*.[pj][np]*g'))[first:last]
+        truths = [images.read_image(path, side)[0] for path in paths]
+    if not truths:
+        raise ValueError(f'{name} has no image number {first}.')
+    if truths[0].shape[0] != side:
+        raise ValueError(
+            f'the images are {truths[0].shape[0]} px, the prior is for {side}.'
+        )
+    return truths
+
+
+def measure_numbered(key, number, truth, task, noise_std) -> problem.Problem:
+    """The problem of an image of a data set: its number gives it its keys."""
+    key_operator, key_noise = jax.random.split(jax.random.fold_in(key, number))
+    operator = operators.make_operator(
+        task, key_operator, truth.shape, **given_task_parameters()
+    )
+    return problem.measure(key_noise, truth, operator, noise_std)
+
+
+def scores(x, truth, inverse_problem, lpips=None) -> dict[str, float]:
+    """What a table has of one restoration; LPIPS under its variant's name."""
+    pictured = jnp.clip(x, -1, 1)
+    values = {
+        'psnr': metrics.psnr(pictured, truth),
+        'ssim': metrics.ssim(pictured, truth),
+        'chi_square': metrics.chi_square(
+            inverse_problem.residual(pictured),
+            inverse_problem.num_measured(),
+            inverse_problem.noise_std,
+        ),
+    }
+    if lpips is not None:
+        values[f'lpips_{lpips.variant}'] = lpips(pictured, truth)
+    return {name: float(value) for name, value in values.items()}
+
+
 def make_operator(task: str, image_shape: tuple[int, int, int]):
     """The operator of a task with the parameters of the flags."""
     key_operator, _, _ = keys()
@@ -228,8 +335,10 @@ class Progress:
         elif 10 * done // total > self._tenth:
             self._tenth = 10 * done // total
             seconds = time.perf_counter() - self._start
+            left = seconds * (total - done) / done
             print(
-                f'{self._what}: {done} of {total} steps, {seconds:.0f} s',
+                f'{self._what}: {done} of {total} steps, {seconds:.0f} s, '
+                f'{left:.0f} s left',
                 file=sys.stderr,
                 flush=True,
             )
