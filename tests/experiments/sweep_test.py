@@ -1,0 +1,187 @@
+"""The sweep as a user runs it: killed, continued, shared among processes."""
+
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest
+
+from invjax import images, records
+from invjax.priors import checkpoint, convert
+from invjax.priors.unet import UNet
+
+_ROOT = pathlib.Path(__file__).parents[2]
+_SIDE = 16
+_NUM_IMAGES = 3
+_TAUS = (100, 300, 500, 700)
+_NUM_CELLS = _NUM_IMAGES * len(_TAUS)
+
+
+def _start(folder, out, *arguments):
+    command = [
+        sys.executable,
+        '-m',
+        'experiments.sweep',
+        f'--prior={folder}/prior',
+        f'--images={folder}/images',
+        f'--num_images={_NUM_IMAGES}',
+        '--task=box_inpainting',
+        '--method=sdedit',
+        f'--grid=tau={",".join(map(str, _TAUS))}',
+        '--lpips=none',
+        '--max_lanes=2',
+        f'--out={out}',
+        *arguments,
+    ]
+    return subprocess.Popen(
+        command,
+        cwd=_ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _cells_and_pictures(out):
+    cells = records.read(out)
+    return {
+        cell['id']: (
+            cell,
+            records.picture_path(out, cell['id']).read_bytes(),
+        )
+        for cell in cells
+    }
+
+
+class SweepTest(absltest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        holder = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(holder.cleanup)
+        cls.folder = pathlib.Path(holder.name)
+        network = UNet(
+            image_size=_SIDE,
+            model_channels=32,
+            channel_mult=(1,),
+            attention_downsamplings=(),
+            head_channels=32,
+        )
+        x = jnp.zeros((_SIDE, _SIDE, 3))
+        params = jax.jit(network.init)(jax.random.key(0), x, 0)['params']
+        card = {
+            'name': 'tiny',
+            'sha256': '0' * 64,
+            'architecture': convert.describe(network),
+            'noise_schedule': 'linear',
+            'num_train_steps': 1000,
+        }
+        checkpoint.save_prior(cls.folder / 'prior', params, card)
+        rng = np.random.default_rng(0)
+        for i in range(_NUM_IMAGES):
+            picture = rng.uniform(-1, 1, (_SIDE, _SIDE, 3))
+            images.write_image(cls.folder / f'images/{i}.png', picture)
+        cls.whole = cls.folder / 'whole'
+        process = _start(cls.folder, cls.whole)
+        out, error = process.communicate()
+        assert process.returncode == 0, error
+        cls.report = out
+
+    def test_every_cell_and_measurement_is_there_with_its_table(self):
+        cells = records.read(self.whole)
+        methods = [cell['protocol']['method'] for cell in cells]
+        self.assertEqual(methods.count('sdedit'), _NUM_CELLS)
+        self.assertEqual(methods.count('measurement'), _NUM_IMAGES)
+        for tau in _TAUS:
+            self.assertIn(f'sdedit tau {tau} ', self.report)
+        self.assertTrue((self.whole / 'sheet.png').is_file())
+
+    def test_a_killed_sweep_continues_to_the_same_files(self):
+        out = self.folder / 'killed'
+        process = _start(self.folder, out)
+        while process.poll() is None and len(records.read(out)) < 5:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        before = len(records.read(out))
+        self.assertLess(before, _NUM_CELLS + _NUM_IMAGES)
+
+        process = _start(self.folder, out)
+        report, error = process.communicate()
+
+        self.assertEqual(process.returncode, 0, error)
+        self.assertRegex(report, rf'^\d+ of {_NUM_CELLS} cells are there')
+        self.assertEqual(
+            _cells_and_pictures(out), _cells_and_pictures(self.whole)
+        )
+
+    def test_two_processes_share_the_cells(self):
+        out = self.folder / 'shared'
+        with socket.socket() as probe:
+            probe.bind(('127.0.0.1', 0))
+            port = probe.getsockname()[1]
+        processes = [
+            _start(
+                self.folder,
+                out,
+                f'--coordinator=127.0.0.1:{port}',
+                '--num_processes=2',
+                f'--process_id={i}',
+            )
+            for i in range(2)
+        ]
+        for process in processes:
+            _, error = process.communicate()
+            self.assertEqual(process.returncode, 0, error)
+        self.assertEqual(
+            _cells_and_pictures(out), _cells_and_pictures(self.whole)
+        )
+        for i in range(2):
+            lines = (out / f'cells-{i}.jsonl').read_text().splitlines()
+            measured = _NUM_IMAGES if i == 0 else 0
+            self.assertLen(lines, _NUM_CELLS // 2 + measured)
+
+
+_ON_EIGHT_DEVICES = """
+import jax, numpy as np
+from invjax import sweep
+from tests import sweep_test as t
+assert jax.device_count() == 8
+settings = sweep.grid(zeta=[0.1, 0.3, 1.0, 2.0])
+lanes = sweep.make_lanes(t.KEY, t.make_problems(4), settings)
+one = sweep.run_lanes(
+    lanes, t.PRIOR, 'dps', 20, max_lanes=2, devices=jax.devices()[:1])
+eight = sweep.run_lanes(lanes, t.PRIOR, 'dps', 20, max_lanes=16)
+np.testing.assert_array_equal(eight.lanes, one.lanes)
+# Another program, whose sums may be fused in another way: rounding of values
+# of order 1, over 20 steps.
+np.testing.assert_allclose(eight.x, one.x, atol=1e-5)
+"""
+
+
+class DevicesTest(absltest.TestCase):
+    def test_eight_devices_give_what_one_gives(self):
+        environment = {
+            **os.environ,
+            'XLA_FLAGS': '--xla_force_host_platform_device_count=8',
+            'PYTHONPATH': str(_ROOT),
+        }
+        done = subprocess.run(
+            [sys.executable, '-c', _ON_EIGHT_DEVICES],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+
+if __name__ == '__main__':
+    absltest.main()
