@@ -94,7 +94,7 @@ def main():
     print(f'pictures: {out}')
 
 
-def _grid(out, name, rows, titles=(), labels=(), texts=(), bold=()):
+def _grid(out, name, rows, titles=(), labels=(), texts=()):
     """Draw images in rows and columns, each an inch wide.
 
     Args:
@@ -104,7 +104,6 @@ def _grid(out, name, rows, titles=(), labels=(), texts=(), bold=()):
         titles: one a column.
         labels: one a row.
         texts: a row of them for each row: what stands below an image.
-        bold: (row, column) of the texts that are highlighted.
     """
     import matplotlib.pyplot as plt
 
@@ -133,8 +132,7 @@ def _grid(out, name, rows, titles=(), labels=(), texts=(), bold=()):
                     labels[i], rotation=0, ha='right', va='center', labelpad=4
                 )
             if texts:
-                weight = 'bold' if (i, j) in bold else 'normal'
-                axis.set_xlabel(texts[i][j], fontweight=weight, labelpad=2)
+                axis.set_xlabel(texts[i][j], labelpad=2)
             axis.imshow(np.clip((np.asarray(x) + 1) / 2, 0, 1))
     for suffix in ('pdf', 'png'):
         figure.savefig(out / f'{name}.{suffix}', dpi=200)
@@ -213,13 +211,18 @@ def _table(out, name, rows_by_task, prior, truth, problems, lpips):
         scores.append(
             [common.scores(x, truth, problems[task], lpips) for x in restored]
         )
-    texts = [
-        [f'{s["psnr"]:.2f} dB / {s["lpips_alex"]:.3f}' for s in row]
-        for row in zip(*scores, strict=True)
+    best = [
+        (max(s['psnr'] for s in column), min(s['lpips_alex'] for s in column))
+        for column in scores
     ]
-    bold = [
-        (max(range(len(column)), key=lambda i, c=column: c[i]['psnr']), j)
-        for j, column in enumerate(scores)
+    texts = [
+        [
+            _bold(f'{s["psnr"]:.2f}', s['psnr'] == best_psnr)
+            + ' dB / '
+            + _bold(f'{s["lpips_alex"]:.3f}', s['lpips_alex'] == best_lpips)
+            for s, (best_psnr, best_lpips) in zip(row, best, strict=True)
+        ]
+        for row in zip(*scores, strict=True)
     ]
     own = {
         task: [_words(*row) for row in rows]
@@ -234,7 +237,7 @@ def _table(out, name, rows_by_task, prior, truth, problems, lpips):
             for j, words in enumerate(own.values()):
                 row[j] += '\n' + words[i].partition('\n')[2].replace('\n', ', ')
     pictures = [*zip(*columns, strict=True)]
-    _grid(out, name, pictures, [*_TASKS.values()], labels, texts, bold)
+    _grid(out, name, pictures, [*_TASKS.values()], labels, texts)
     return {
         task: [
             {'method': m, 'settings': s, **score}
@@ -273,6 +276,10 @@ def _restore_all(rows, prior, task, inverse_problem, name):
         for (i, _), x in zip(members, result.x, strict=True):
             restored[i] = x
     return restored
+
+
+def _bold(number: str, is_best: bool) -> str:
+    return rf'$\mathbf{{{number}}}$' if is_best else number
 
 
 def _words(method, settings):
