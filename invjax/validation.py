@@ -22,7 +22,6 @@ from invjax.priors.gaussian import Posterior, at_time, likelihood_score
 from invjax.schedule import Steps
 
 _NUM_DIRECTIONS = 128
-_NUM_BOOTSTRAPS = 20
 
 
 def exact_guidance(posterior, transition: Transition) -> Conditioner:
@@ -149,7 +148,10 @@ class Errors(NamedTuple):
 
 
 def errors(
-    samples: np.ndarray, posterior, rng: np.random.Generator
+    samples: np.ndarray,
+    posterior,
+    rng: np.random.Generator,
+    num_bootstraps: int = 20,
 ) -> tuple[Errors, Errors]:
     """Errors of samples, and their Monte Carlo standard errors.
 
@@ -160,6 +162,7 @@ def errors(
         samples: (n, H, W, C).
         posterior: with `mean`, `covariance` and `sample`.
         rng: of the directions, the exact samples, and the bootstrap.
+        num_bootstraps: at least 2, or 0 for standard errors that are NaN.
     """
     samples = np.asarray(samples, np.float64)
     num_samples = len(samples)
@@ -185,7 +188,9 @@ def errors(
 
     resampled = [
         of(flat[rng.integers(num_samples, size=num_samples)])
-        for _ in range(_NUM_BOOTSTRAPS)
+        for _ in range(num_bootstraps)
     ]
+    if not resampled:
+        return of(flat), Errors(*[np.nan] * len(Errors._fields))
     deviations = np.std(resampled, axis=0, ddof=1)
     return of(flat), Errors(*deviations.tolist())

@@ -1,0 +1,296 @@
+"""Every method and operator against posteriors that are known in closed form.
+
+    python -m experiments.validate --out=validation
+
+Two priors on 8 x 8 images, a Gaussian of smooth images and a mixture of two of
+them; all operators; two noise levels. Each method has a grid of settings and is
+shown at the one with the smallest sliced-Wasserstein distance, so that what is
+left is the method's own error and not a matter of tuning. `exact` is guidance
+by the likelihood's closed-form score; `floor` is as many exact samples.
+Needs the extra `figures` (Matplotlib).
+"""
+
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from experiments import common
+from invjax import operators, problem, schedule, validation
+from invjax.conditioners import make_conditioner
+from invjax.diffusion import Transition
+from invjax.priors import gaussian, mixture
+
+_NUM_SAMPLES = flags.DEFINE_integer(
+    'num_samples', 2000, 'Of each posterior.', lower_bound=100
+)
+_NOISE_STDS = (0.1, 0.3)  # in [-1, 1] units
+_NUM_STEPS = (10, 30, 100, 300, 1000)
+_SHAPE = (8, 8, 1)
+_TRANSITION = Transition(variance='posterior', clip=False)
+
+
+def _exact(posterior):
+    return validation.exact_guidance(posterior, _TRANSITION)
+
+
+def _method(name, *numbers):
+    """A factory for `validation.draw`: the method as a function of numbers."""
+
+    def make(*values):
+        settings = dict(zip(numbers, values, strict=True))
+        return make_conditioner(
+            name, variance='posterior', clip=False, **settings
+        )
+
+    return make
+
+
+# Method to its factory and the settings that are tried.
+_METHODS = {
+    'sdedit': (
+        _method('sdedit', 'tau'),
+        [(tau,) for tau in (50.0, 100.0, 200.0, 400.0, 600.0)],
+    ),
+    'score_ald': (
+        _method('score_ald', 'gamma_0', 'gamma_T'),
+        [(gamma, gamma) for gamma in (1.0, 3.0, 10.0, 30.0)],
+    ),
+    'dps': (
+        _method('dps', 'zeta'),
+        [(zeta,) for zeta in (0.03, 0.1, 0.3, 1.0, 3.0)],
+    ),
+}
+
+
+class _Case(NamedTuple):
+    """A problem whose posterior is known."""
+
+    words: tuple  # prior, task, noise_std
+    prior: object
+    measured: problem.Problem
+    posterior: object  # exact, float64
+    as_prior: object  # the posterior, as a prior
+
+
+def main():
+    out = common.make_folder(common.OUT.value)
+    try:
+        import matplotlib
+    except ImportError:
+        raise ValueError(
+            "plots need Matplotlib: pip install 'invjax[figures]'."
+        ) from None
+    matplotlib.use('Agg')
+    start = time.perf_counter()
+    cases = list(_cases())
+    rows = [row for case in cases for row in _compare(case)]
+    by_steps = _errors_by_steps(cases)
+    lines = _table(rows) + _table_of_steps(by_steps)
+    (out / 'validation.md').write_text('\n'.join(lines) + '\n')
+    _plot(out, by_steps)
+    record = {
+        'rows': rows,
+        'by_steps': by_steps,
+        'seconds': time.perf_counter() - start,
+        **common.protocol(common.flag_values()),
+    }
+    common.write_json(out / 'validation.json', record)
+    print('\n'.join(lines))
+    print(f'{record["seconds"]:.0f} s; written: {out}/validation.md and .png')
+
+
+def _cases():
+    alpha_bar = schedule.alpha_bars(schedule.linear_betas())
+    rows, columns = np.divmod(np.arange(64), 8)
+    squares = sum(np.subtract.outer(v, v) ** 2 for v in (rows, columns))
+    smooth = 0.3**2 * (np.exp(-np.sqrt(squares) / 2) + 0.02 * np.eye(64))
+    levels = [
+        gaussian.GaussianPrior.from_covariance(
+            np.full(_SHAPE, level), smooth, alpha_bar
+        )
+        for level in (-0.4, 0.4)
+    ]
+    priors = {
+        'gaussian': levels[1],
+        'mixture': mixture.MixturePrior.from_components(
+            np.array([0.5, 0.5]), levels
+        ),
+    }
+    key = jax.random.key(common.SEED.value)
+    key_x, key_operator, key_noise = jax.random.split(key, 3)
+    for name, prior in priors.items():
+        for task in operators.OPERATORS:
+            operator = operators.make_operator(task, key_operator, _SHAPE)
+            matrix = gaussian.dense_matrix(operator.forward, _SHAPE)
+            for noise_std in _NOISE_STDS:
+                measured = problem.measure(
+                    key_noise, prior.sample(key_x), operator, noise_std
+                )
+                posterior, as_prior = _posterior(
+                    prior, matrix, measured.y, noise_std, alpha_bar
+                )
+                words = name, task, noise_std
+                yield _Case(words, prior, measured, posterior, as_prior)
+
+
+def _posterior(prior, matrix, y, noise_std, alpha_bar):
+    if isinstance(prior, mixture.MixturePrior):
+        found = mixture.mixture_posterior(prior, matrix, y, noise_std)
+        return found, mixture.MixturePrior.from_covariances(
+            found.weights, found.means, found.covariances, alpha_bar
+        )
+    found = gaussian.gaussian_posterior(prior, matrix, y, noise_std)
+    return found, gaussian.GaussianPrior.from_covariance(
+        found.mean, found.covariance, alpha_bar
+    )
+
+
+def _draw(case, make, arguments, num_steps):
+    steps = schedule.reverse_steps(case.prior.alpha_bar, num_steps)
+    return validation.draw(
+        jax.random.key(common.SEED.value),
+        make,
+        arguments,
+        steps,
+        case.measured,
+        case.prior,
+        _NUM_SAMPLES.value,
+    )
+
+
+def _errors(case, samples) -> dict:
+    """Each error with its standard error; infinite where samples are not."""
+    if samples is None:  # No setting gave finite ones.
+        return {name: (np.inf, 0.0) for name in validation.Errors._fields}
+    rng = np.random.default_rng(common.SEED.value)
+    values, deviations = validation.errors(samples, case.posterior, rng)
+    return {
+        name: (float(value), float(deviation))
+        for name, value, deviation in zip(
+            values._fields, values, deviations, strict=True
+        )
+    }
+
+
+def _compare(case):
+    """A row for each method, at its best setting."""
+    num_steps = common.NUM_STEPS.value
+    rng = np.random.default_rng(common.SEED.value + 1)
+    exact_samples = case.posterior.sample(rng, _NUM_SAMPLES.value)
+    found = {'floor': ((), _errors(case, exact_samples))}
+    samples = _draw(case, _exact, (case.as_prior,), num_steps)
+    found['exact'] = ((), _errors(case, samples))
+    for method, (make, grid) in _METHODS.items():
+        found[method] = _at_its_best(case, make, grid, num_steps)
+    prior, task, noise_std = case.words
+    for method, (numbers, errors) in found.items():
+        yield {
+            'prior': prior,
+            'task': task,
+            'noise_std': noise_std,
+            'method': method,
+            'setting': list(numbers),
+            **errors,
+        }
+
+
+def _at_its_best(case, make, grid, num_steps):
+    """The setting of the least sliced distance, and its errors."""
+    best = np.inf, grid[0], None
+    for numbers in grid:
+        samples = np.asarray(_draw(case, make, _arrays(numbers), num_steps))
+        if np.all(np.isfinite(samples)):
+            rng = np.random.default_rng(common.SEED.value)
+            values, _ = validation.errors(samples, case.posterior, rng, 0)
+            best = min(
+                best, (values.sliced, numbers, samples), key=lambda b: b[0]
+            )
+    _, numbers, samples = best
+    return numbers, _errors(case, samples)
+
+
+def _arrays(numbers):
+    return tuple(jnp.asarray(number) for number in numbers)
+
+
+def _errors_by_steps(cases) -> dict:
+    """Method to its errors at each number of steps, for one case."""
+    case = next(
+        c for c in cases if c.words[:2] == ('gaussian', 'gaussian_deblur')
+    )
+    found = {'exact': {}}
+    for num_steps in _NUM_STEPS:
+        samples = _draw(case, _exact, (case.as_prior,), num_steps)
+        found['exact'][num_steps] = _errors(case, samples)
+        for method, (make, grid) in _METHODS.items():
+            _, errors = _at_its_best(case, make, grid, num_steps)
+            found.setdefault(method, {})[num_steps] = errors
+    return found
+
+
+def _pair(pair) -> str:
+    return f'{pair[0]:.3f} +- {pair[1]:.3f}'
+
+
+def _table(rows) -> list[str]:
+    names = validation.Errors._fields
+    lines = [
+        f'| prior | task | noise | method | setting | {" | ".join(names)} |',
+        '| --- ' * (5 + len(names)) + '|',
+    ]
+    for row in rows:
+        setting = ', '.join(f'{number:g}' for number in row['setting'])
+        numbers = ' | '.join(_pair(row[name]) for name in names)
+        lines.append(
+            f'| {row["prior"]} | `{row["task"]}` | {row["noise_std"]} '
+            f'| `{row["method"]}` | {setting} | {numbers} |'
+        )
+    return lines
+
+
+def _table_of_steps(by_steps) -> list[str]:
+    lines = [
+        '',
+        f'Sliced distance by the number of steps, Gaussian prior, '
+        f'`gaussian_deblur`, noise {_NOISE_STDS[0]}:',
+        '',
+        f'| method | {" | ".join(map(str, _NUM_STEPS))} |',
+        '| --- ' * (1 + len(_NUM_STEPS)) + '|',
+    ]
+    for method, errors in by_steps.items():
+        numbers = ' | '.join(_pair(e['sliced']) for e in errors.values())
+        lines.append(f'| `{method}` | {numbers} |')
+    return lines
+
+
+def _plot(out, by_steps):
+    import matplotlib.pyplot as plt
+
+    names = ('mean', 'covariance', 'sliced')
+    figure, axes = plt.subplots(1, 3, figsize=(8, 2.6), layout='constrained')
+    for axis, name in zip(axes, names, strict=True):
+        for method, errors in by_steps.items():
+            values, deviations = zip(
+                *(e[name] for e in errors.values()), strict=True
+            )
+            axis.errorbar(
+                list(errors), values, deviations, marker='o', label=method
+            )
+        axis.set(
+            xscale='log',
+            yscale='log',
+            xlabel='steps',
+            title=f'{name}, relative error',
+        )
+    axes[0].legend(fontsize=7)
+    for suffix in ('pdf', 'png'):
+        figure.savefig(out / f'validation.{suffix}', dpi=150)
+    plt.close(figure)
+
+
+if __name__ == '__main__':
+    common.run(main)
