@@ -9,12 +9,12 @@ _PACKAGE = pathlib.Path(__file__).parents[1] / 'invjax'
 # A module may import from its own layer and from those before it.
 _LAYERS = [
     {'schedule', 'images', 'hub', 'metrics', 'defaults'},
-    {'diffusion'},
+    {'diffusion', 'records', 'verdict'},
     {'operators'},
     {'problem'},
     {'conditioners', 'priors'},
     {'sampler'},
-    {'sweep'},
+    {'sweep', 'validation'},
 ]
 
 
