@@ -30,6 +30,8 @@ _NUM_SAMPLES = flags.DEFINE_integer(
 _NOISE_STDS = (0.1, 0.3)  # in [-1, 1] units
 _NUM_STEPS = (10, 30, 100, 300, 1000)
 _SHAPE = (8, 8, 1)
+# The default blur, in proportion to 8 pixels, would be none.
+_TASK_PARAMETERS = {'gaussian_deblur': {'blur_size': 5, 'blur_std': 1.0}}
 _TRANSITION = Transition(variance='posterior', clip=False)
 
 
@@ -124,7 +126,9 @@ def _cases():
     key_x, key_operator, key_noise = jax.random.split(key, 3)
     for name, prior in priors.items():
         for task in operators.OPERATORS:
-            operator = operators.make_operator(task, key_operator, _SHAPE)
+            operator = operators.make_operator(
+                task, key_operator, _SHAPE, **_TASK_PARAMETERS.get(task, {})
+            )
             matrix = gaussian.dense_matrix(operator.forward, _SHAPE)
             for noise_std in _NOISE_STDS:
                 measured = problem.measure(

@@ -224,6 +224,43 @@ class RunTest(parameterized.TestCase):
         np.testing.assert_array_equal(restored.x, expected.x)
 
 
+class MemoryTest(absltest.TestCase):
+    def test_what_is_held_does_not_grow_with_the_lanes(self):
+        problems = make_problems(2, shape=(32, 32, 3))
+        prior = gaussian.GaussianPrior.isotropic(
+            np.zeros((32, 32, 3)), 0.1, ALPHA_BAR
+        )
+        held = []
+        for num_samples in (4, 200):
+            lanes = sweep.make_lanes(KEY, problems, num_samples=num_samples)
+            seen = []
+            for result in sweep.run_batches(
+                lanes, prior, 'unconditional', 2, max_lanes=4
+            ):
+                del result
+                seen.append(sum(a.nbytes for a in jax.live_arrays()))
+            held.append(max(seen) - lanes.keys.nbytes)
+            del lanes
+        # 392 more images are 4.8 MB; the keys, a few bytes a lane, are apart.
+        self.assertLess(held[1] - held[0], 64 * 1024)
+
+    def test_the_lanes_that_are_found_to_fit_do_fit(self):
+        lanes = sweep.make_lanes(KEY, make_problems(2), [{'zeta': 1.0}])
+        arguments = lanes, PRIOR, 'dps', 10
+        memory = sweep.batch_bytes(*arguments, max_lanes=5)
+        fitting = sweep.lanes_within(memory, *arguments)
+        self.assertLessEqual(
+            sweep.batch_bytes(*arguments, max_lanes=fitting), memory
+        )
+        # One of the five may be lost to the rounding of small buffers.
+        self.assertBetween(fitting, 4, 5)
+
+    def test_memory_that_holds_no_lane_is_refused(self):
+        lanes = sweep.make_lanes(KEY, make_problems(1))
+        with self.assertRaisesRegex(ValueError, 'which one lane takes, got'):
+            sweep.lanes_within(1000, lanes, PRIOR, 'dps', 10)
+
+
 class SkippedStepsTest(parameterized.TestCase):
     def test_info_is_nan_for_the_steps_that_no_lane_needs(self):
         settings = sweep.grid(tau=[200, 444])

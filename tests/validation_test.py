@@ -24,6 +24,8 @@ _NUM_SAMPLES = 2000
 _POSTERIOR_VARIANCE = Transition(variance='posterior', clip=False)
 # 128 normal numbers stay within 5 standard deviations but once in 10,000 runs.
 _LIMIT = 5.0
+# The default blur, in proportion to 8 pixels, would be none.
+_TASK_PARAMETERS = {'gaussian_deblur': {'blur_size': 5, 'blur_std': 1.0}}
 
 
 def _distances():
@@ -42,7 +44,9 @@ def _gaussian_prior(level=0.1):
 
 def _measure(task, prior, noise_std=_NOISE_STD):
     key_x, key_operator, key_noise = jax.random.split(jax.random.key(1), 3)
-    operator = operators.make_operator(task, key_operator, _SHAPE)
+    operator = operators.make_operator(
+        task, key_operator, _SHAPE, **_TASK_PARAMETERS.get(task, {})
+    )
     measured = problem.measure(
         key_noise, prior.sample(key_x), operator, noise_std
     )
