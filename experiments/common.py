@@ -16,7 +16,14 @@ import numpy as np
 from absl import app, flags, logging
 from tqdm import tqdm
 
-from invjax import conditioners, images, metrics, operators, problem
+from invjax import (
+    conditioners,
+    images,
+    metrics,
+    operators,
+    problem,
+    tuning,
+)
 from invjax.diffusion import VARIANCES
 from invjax.priors import checkpoint, torch_file
 
@@ -125,6 +132,32 @@ def define_method():
     return flags.DEFINE_string(
         'method', 'dps', f'One of {", ".join(conditioners.CONDITIONERS)}.'
     )
+
+
+def define_grid():
+    """The flag of a grid; `parse_grid` reads it."""
+    return flags.DEFINE_multi_string(
+        'grid',
+        [],
+        'A hyperparameter and its values, as zeta=0.3,1,3. Repeat it for all '
+        'combinations.',
+    )
+
+
+def parse_grid(texts: list[str]) -> dict[str, list[float]]:
+    """Name to values, of NAME=NUMBER,NUMBER,... each."""
+    grid = {}
+    for text in texts:
+        name, _, values = text.partition('=')
+        if name in grid:
+            raise ValueError(f'--grid has {name} twice.')
+        try:
+            grid[name] = [float(value) for value in values.split(',')]
+        except ValueError:
+            raise ValueError(
+                f'--grid must be NAME=NUMBER,NUMBER,..., got {text!r}.'
+            ) from None
+    return grid
 
 
 def given_settings() -> dict:
@@ -261,11 +294,7 @@ def scores(x, truth, inverse_problem, lpips=None) -> dict[str, float]:
     values = {
         'psnr': metrics.psnr(pictured, truth),
         'ssim': metrics.ssim(pictured, truth),
-        'chi_square': metrics.chi_square(
-            inverse_problem.residual(pictured),
-            inverse_problem.num_measured(),
-            inverse_problem.noise_std,
-        ),
+        'chi_square': tuning.chi_square(x, inverse_problem),
     }
     if lpips is not None:
         values[f'lpips_{lpips.variant}'] = lpips(pictured, truth)

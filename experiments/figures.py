@@ -2,8 +2,8 @@
 
     python -m experiments.figures --which=all --image=face.png --out=figures
 
-Needs the extra `figures` (Matplotlib). Fig. 4 is drawn twice: with the paper's
-settings, which are for 256 px, and with the defaults of the prior.
+Fig. 4 is drawn twice: with the paper's settings, which are for 256 px, and with
+the defaults of the prior.
 """
 
 import pathlib
@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import common
+from experiments import common, plots
 from invjax import defaults, metrics, problem, sweep
 from invjax.conditioners import hyperparameters, split_settings
 from invjax.diffusion import diffuse, tweedie
@@ -56,15 +56,6 @@ _TUNED_METHODS = ('sdedit', 'score_ald', 'dps')
 
 
 def main():
-    try:
-        import matplotlib
-    except ImportError:
-        raise ValueError(
-            "figures need Matplotlib: pip install 'invjax[figures]'."
-        ) from None
-    matplotlib.use('Agg')
-    # Text stays text, in the size of a paper's captions.
-    matplotlib.rcParams.update({'pdf.fonttype': 42, 'font.size': 7})
     input_sha256 = {_IMAGE.name: common.input_sha256(_IMAGE.value)}
     out = common.make_folder(common.OUT.value)
     prior, card = common.load_prior(_MAX_LANES.value)
@@ -105,26 +96,17 @@ def _grid(out, name, rows, titles=(), labels=(), texts=()):
         labels: one a row.
         texts: a row of them for each row: what stands below an image.
     """
-    import matplotlib.pyplot as plt
-
     num_columns, cell = max(map(len, rows)), 1.0  # inches
-    left = 0.9 if labels else 0
-    figure, axes = plt.subplots(
+    figure, axes = plots.subplots(
         len(rows),
         num_columns,
-        figsize=(
-            left + cell * num_columns,
-            (1.2 if texts else 1.05) * len(rows),
-        ),
-        squeeze=False,
-        layout='constrained',
+        width=(0.9 if labels else 0) + cell * num_columns,
+        height=(1.2 if texts else 1.05) * len(rows),
     )
     for i, row in enumerate(rows):
         for j, x in enumerate(row):
             axis = axes[i, j]
-            axis.set(xticks=[], yticks=[])
-            for spine in axis.spines.values():
-                spine.set_visible(False)
+            plots.picture(axis, x)
             if i == 0 and titles:
                 axis.set_title(titles[j], fontsize=7)
             if j == 0 and labels:
@@ -133,10 +115,7 @@ def _grid(out, name, rows, titles=(), labels=(), texts=()):
                 )
             if texts:
                 axis.set_xlabel(texts[i][j], labelpad=2)
-            axis.imshow(np.clip((np.asarray(x) + 1) / 2, 0, 1))
-    for suffix in ('pdf', 'png'):
-        figure.savefig(out / f'{name}.{suffix}', dpi=200)
-    plt.close(figure)
+    plots.save(figure, out, name)
 
 
 def _denoising(out, prior, truth):

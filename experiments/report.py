@@ -3,14 +3,14 @@
     python -m experiments.report --results=DIR,DIR,DIR --out=report
 
 Each folder has the cells of one task. Writes `report.md` and a figure of
-curves a metric. Needs the extra `figures` (Matplotlib).
+curves a metric.
 """
 
 import numpy as np
 from absl import flags
 
-from experiments import common
-from invjax import records, verdict
+from experiments import common, plots
+from invjax import metrics, records, tuning, verdict
 
 _RESULTS = flags.DEFINE_list('results', [], 'Folders that sweeps wrote.')
 
@@ -31,15 +31,43 @@ def main():
         raise ValueError(f'{", ".join(_RESULTS.value)} have no cells.')
     out = common.make_folder(common.OUT.value)
     tasks = sorted({cell['protocol']['task'] for cell in cells})
+    cells = _complete(cells)
     parts = []
     for task in tasks:
-        of_task = [c for c in cells if c['protocol']['task'] == task]
+        of_task = _of_task(cells, task)
         parts += [f'## `{task}`', '', *_table(of_task), '']
-    parts += ['## Verdict', '', *_verdicts(tasks, cells)]
+    parts += ['## Verdict', '', *_verdicts(tasks, cells), '']
+    parts += ['## Tuning without the truth', '', *_choices(tasks, cells)]
     (out / 'report.md').write_text('\n'.join(parts) + '\n')
     _curves(out, tasks, cells)
     print('\n'.join(parts))
     print(f'written: {out}/report.md and the curves beside it')
+
+
+def _complete(cells) -> list[dict]:
+    """Cells of the settings that have all images; the others are named."""
+    images = {}
+    for cell in cells:
+        protocol = cell['protocol']
+        group = protocol['task'], *_key(protocol)
+        images.setdefault(group, set()).add(protocol['image'])
+    num_images = {}
+    for (task, *_), found in images.items():
+        num_images[task] = max(num_images.get(task, 0), len(found))
+    left_out = set()
+    for group, found in images.items():
+        task, method, setting = group
+        if len(found) < num_images[task]:
+            left_out.add(group)
+            print(
+                f'left out: {task}, {method} {_words(setting)}, which has '
+                f'{len(found)} of {num_images[task]} images.'
+            )
+    return [
+        cell
+        for cell in cells
+        if (cell['protocol']['task'], *_key(cell['protocol'])) not in left_out
+    ]
 
 
 def _setting(protocol) -> tuple:
@@ -57,6 +85,16 @@ def _words(setting) -> str:
 
 def _key(protocol) -> tuple:
     return protocol['method'], _setting(protocol)
+
+
+def _of_task(cells, task, hold_out=False) -> list[dict]:
+    """A task's cells of whole measurements, or of those in part."""
+    return [
+        cell
+        for cell in cells
+        if cell['protocol']['task'] == task
+        and ('hold_out' in cell['protocol']) == hold_out
+    ]
 
 
 def _table(cells) -> list[str]:
@@ -81,23 +119,70 @@ def _table(cells) -> list[str]:
     return lines
 
 
-def _scores(cells, metric) -> dict[str, np.ndarray]:
-    """Method to (settings, images), over images that all settings have."""
+def _values(cells, score) -> dict[str, np.ndarray]:
+    """Method to (settings, images) of a score, over samples the mean."""
     values = {}
     for cell in cells:
         protocol = cell['protocol']
         if protocol['method'] in _METHODS:
             by_image = values.setdefault(_key(protocol), {})
             samples = by_image.setdefault(protocol['image'], [])
-            samples.append(_METRICS[metric] * cell['scores'][metric])
-    if not values:
-        return {}
-    common_images = sorted(set.intersection(*map(set, values.values())))
-    scores = {}
+            samples.append(cell['scores'][score])
+    found = {}
     for (method, _), by_image in sorted(values.items()):
-        row = [np.mean(by_image[image]) for image in common_images]
-        scores.setdefault(method, []).append(row)
-    return {method: np.array(rows) for method, rows in scores.items()}
+        row = [np.mean(by_image[image]) for image in sorted(by_image)]
+        found.setdefault(method, []).append(row)
+    return {method: np.array(rows) for method, rows in found.items()}
+
+
+def _scores(cells, metric) -> dict[str, np.ndarray]:
+    """Method to (settings, images) of a metric, higher is better."""
+    sign = _METRICS[metric]
+    return {m: sign * values for m, values in _values(cells, metric).items()}
+
+
+def _choices(tasks, cells) -> list[str]:
+    """What a choice by the measurement alone loses against the oracle's."""
+    lines = [
+        'What each choice of a setting, image by image, loses against the best '
+        'one for that image (the oracle); lower is better. `fixed` is the one '
+        'setting that is best on the other half of the images.',
+        '',
+        '| task | method | metric | oracle | fixed | discrepancy | held_out |',
+        '| --- | --- | --- | --- | --- | --- | --- |',
+    ]
+    for task in tasks:
+        whole, part = _of_task(cells, task), _of_task(cells, task, True)
+        chi_squares = _values(whole, 'chi_square')
+        held_out = _values(part, 'held_out')
+        for metric, sign in _METRICS.items():
+            for method, scores in _scores(whole, metric).items():
+                chosen = {
+                    'fixed': tuning.best_of_the_other_half(scores),
+                    'discrepancy': np.argmin(
+                        tuning.discrepancy(chi_squares[method]), axis=0
+                    ),
+                }
+                if method in held_out:
+                    chosen['held_out'] = np.argmin(held_out[method], axis=0)
+                oracle = metrics.mean_and_standard_error(scores.max(axis=0))
+                texts = [f'{sign * oracle.mean:.3f}']
+                for name in ('fixed', 'discrepancy', 'held_out'):
+                    texts.append(
+                        _loss(scores, chosen[name]) if name in chosen else ''
+                    )
+                lines.append(
+                    f'| `{task}` | `{method}` | {metric} | '
+                    f'{" | ".join(texts)} |'
+                )
+    return lines
+
+
+def _loss(scores, chosen) -> str:
+    """Against the best setting of each image: mean and standard error."""
+    taken = np.take_along_axis(scores, chosen[None], axis=0)[0]
+    loss = metrics.mean_and_standard_error(scores.max(axis=0) - taken)
+    return f'{loss.mean:.3f} +- {loss.standard_error:.3f}'
 
 
 def _verdicts(tasks, cells) -> list[str]:
@@ -110,7 +195,7 @@ def _verdicts(tasks, cells) -> list[str]:
     ]
     for claim, (decide, method) in _CLAIMS.items():
         for task in tasks:
-            of_task = [c for c in cells if c['protocol']['task'] == task]
+            of_task = _of_task(cells, task)
             for metric in _METRICS:
                 scores = _scores(of_task, metric)
                 if method not in scores or len(scores) < 2:
@@ -127,26 +212,12 @@ def _verdicts(tasks, cells) -> list[str]:
 
 def _curves(out, tasks, cells):
     """A metric against the hyperparameter, a line a method and a panel a task."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise ValueError(
-            "curves need Matplotlib: pip install 'invjax[figures]'."
-        ) from None
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-
     for metric in _METRICS:
-        figure, axes = plt.subplots(
-            len(tasks),
-            len(_METHODS),
-            figsize=(7, 1.9 * len(tasks)),
-            sharey='row',
-            squeeze=False,
-            layout='constrained',
+        figure, axes = plots.subplots(
+            len(tasks), len(_METHODS), 7, 1.9 * len(tasks), sharey='row'
         )
         for i, task in enumerate(tasks):
-            of_task = [c for c in cells if c['protocol']['task'] == task]
+            of_task = _of_task(cells, task)
             summary = records.summarise(of_task, _key)
             for j, method in enumerate(_METHODS):
                 axis = axes[i, j]
@@ -164,9 +235,7 @@ def _curves(out, tasks, cells):
                     axis.set_title(method, fontsize=8)
                 if j == 0:
                     axis.set_ylabel(f'{task}\n{metric}', fontsize=7)
-        for suffix in ('pdf', 'png'):
-            figure.savefig(out / f'curves_{metric}.{suffix}', dpi=150)
-        plt.close(figure)
+        plots.save(figure, out, f'curves_{metric}')
 
 
 if __name__ == '__main__':

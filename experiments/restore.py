@@ -2,52 +2,38 @@
 
     python -m experiments.restore --image=face.png --task=box_inpainting
     python -m experiments.restore --measurement=y.png --mask=m.png \\
-        --task=box_inpainting
+        --task=box_inpainting --num_samples=8
+
+Several samples also give their mean and a map of their standard deviation, and
+say how much they differ and, where a truth is known, how often they enclose it.
 """
 
 import time
 
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import common
-from invjax import defaults, images, metrics, operators, problem, sweep
+from experiments import common, measured, plots
+from invjax import defaults, images, metrics, schedule, sweep, uncertainty
 from invjax.conditioners import hyperparameters
-from invjax.operators.mask import Mask
 
-_IMAGE = flags.DEFINE_string(
-    'image', None, 'The truth, any picture; it is degraded, then restored.'
-)
-_MEASUREMENT = flags.DEFINE_string(
-    'measurement', None, "Instead of --image: y, of the prior's own size."
-)
-_MASK = flags.DEFINE_string(
-    'mask', None, 'With --measurement, for inpainting: white is observed.'
-)
-_TASK = common.define_task()
 _METHOD = common.define_method()
-_NOISE_STD = flags.DEFINE_float(
-    'noise_std',
-    0.05,
-    'Of the noise, in [-1, 1] units (half of it in [0, 1] units).',
-    lower_bound=0,
-)
 _NUM_SAMPLES = flags.DEFINE_integer(
     'num_samples', 1, 'How many restorations to draw.', lower_bound=1
 )
 
 
 def main():
-    task, method = _TASK.value, _METHOD.value
-    input_sha256 = _check_flags(task, method)
+    task, method = measured.TASK.value, _METHOD.value
+    input_sha256 = measured.check_flags()
+    common.check_settings(method)
     out = common.make_folder(common.OUT.value)
 
     start = time.perf_counter()
     prior, card = common.load_prior(_NUM_SAMPLES.value)
     load_seconds = time.perf_counter() - start
 
-    truth, inverse_problem = _read_problem(task, prior)
+    truth, inverse_problem = measured.read(prior)
     _, _, key_sampler = common.keys()
     settings = {
         **hyperparameters(method),
@@ -69,7 +55,8 @@ def main():
     failed = sweep.first_nonfinite_step(result.info)
     for sample in np.flatnonzero(failed >= 0):
         print(
-            f'sample {sample} of {_IMAGE.value or _MEASUREMENT.value} by '
+            f'sample {sample} of '
+            f'{measured.IMAGE.value or measured.MEASUREMENT.value} by '
             f'{method} is not finite from step {failed[sample]} of '
             f'{result.info.residual.shape[1]}; a smaller step may help.'
         )
@@ -77,84 +64,77 @@ def main():
     if not len(good):
         raise ValueError('nothing was restored, and no picture was written.')
     record = {
-        'task': task,
+        **measured.protocol(inverse_problem, input_sha256),
         'method': method,
         'settings': settings,
-        'noise_std': _NOISE_STD.value,
-        'noise_unit': '[-1, 1]',
-        'noise_on_masked_pixels': False,
-        'operator': inverse_problem.operator.describe(),
-        'input_sha256': input_sha256,
         'prior': card,
-        'restored': [_scores(x, truth, inverse_problem) for x in good],
+        'restored': [measured.scores(x, truth, inverse_problem) for x in good],
         'nonfinite_samples': np.flatnonzero(failed >= 0).tolist(),
         'seconds': {'load': load_seconds, **seconds},
         **common.protocol(common.flag_values()),
     }
+    y = np.asarray(inverse_problem.y)
     if truth is not None:
-        record['measurement'] = _scores(
-            np.asarray(inverse_problem.y), truth, inverse_problem
+        record['measurement'] = measured.scores(y, truth, inverse_problem)
+    if len(good) > 1:
+        record['samples'] = _write_uncertainty(
+            out, truth, np.clip(good, -1, 1), record['restored']
         )
-    _write(out, truth, np.asarray(inverse_problem.y), good, record)
+    _write_traces(out, prior, result.info, inverse_problem)
+    _write(out, truth, y, good, record)
 
 
-def _check_flags(task, method) -> dict[str, str]:
-    """Refuse what cannot be, before anything is loaded.
-
-    Returns:
-        The SHA-256 of each file that was brought, by the name of its flag.
-    """
-    if (_IMAGE.value is None) == (_MEASUREMENT.value is None):
-        raise ValueError('give either --image or --measurement.')
-    parameters = common.given_task_parameters()
-    operators.check_names(task, parameters)
-    common.check_settings(method)
-    needs_mask = _MEASUREMENT.value is not None and task.endswith('inpainting')
-    if needs_mask and _MASK.value is None:
-        raise ValueError(f'{task} of a --measurement needs --mask.')
-    if _MASK.value is not None and not needs_mask:
-        raise ValueError(
-            '--mask goes with --measurement and a task of inpainting.'
-        )
-    if needs_mask and parameters:
-        raise ValueError(
-            f'{", ".join(parameters)} would make a mask, but --mask brings it.'
-        )
-    return {
-        flag.name: common.input_sha256(flag.value)
-        for flag in (_IMAGE, _MEASUREMENT, _MASK)
-        if flag.value is not None
-    }
-
-
-def _read_problem(task, prior):
-    """The truth, or None, and the problem."""
-    if _IMAGE.value is not None:
-        truth = common.read_truth(_IMAGE.value, prior)
-        return truth, common.measure(truth, task, _NOISE_STD.value)
-    side = prior.image_shape[0]
-    y = images.read_exact(_MEASUREMENT.value, side)
-    if _MASK.value is not None:
-        mask = images.read_exact(_MASK.value, side, mode='L')
-        operator = Mask(jnp.asarray(mask > 0, jnp.float32))
-    else:
-        operator = common.make_operator(task, prior.image_shape)
-    return None, problem.from_measurement(y, operator, _NOISE_STD.value)
-
-
-def _scores(x, truth, inverse_problem) -> dict:
-    """PSNR in dB and SSIM against the truth; residual against the noise."""
-    residual = float(inverse_problem.residual_norm(jnp.clip(x, -1, 1)))
-    scores = {
-        'residual_norm': residual,
-        'expected_residual_norm': float(
-            inverse_problem.expected_residual_norm()
-        ),
+def _write_uncertainty(out, truth, samples, scores) -> dict:
+    """Mean and standard deviation as pictures; what the samples say together."""
+    mean = samples.mean(axis=0)
+    images.write_image(out / 'mean.png', mean)
+    best = uncertainty.nearest_to_noise(
+        [s['residual_norm'] for s in scores],
+        scores[0]['expected_residual_norm'],
+    )
+    # One number a pixel: over the channels, variances are averaged.
+    deviation = uncertainty.standard_deviation(samples)
+    deviation = np.sqrt(np.mean(deviation**2, axis=-1))
+    figure, ((left, middle, right),) = plots.subplots(1, 3, 4.6, 1.7)
+    plots.picture(left, mean)
+    left.set_title(f'mean of {len(samples)} samples')
+    plots.picture(middle, samples[best])
+    middle.set_title(f'sample {best}, best by residual')
+    shown = right.imshow(deviation, vmin=0, cmap='magma')
+    right.set(xticks=[], yticks=[], title='standard deviation')
+    figure.colorbar(shown, ax=right, label='in [-1, 1] units')
+    plots.save(figure, out, 'uncertainty')
+    found = {
+        'best_by_residual': best,
+        'diversity': uncertainty.diversity(samples),
     }
     if truth is not None:
-        scores['psnr'] = float(metrics.psnr(x, truth))
-        scores['ssim'] = float(metrics.ssim(x, truth))
-    return scores
+        nominal, observed = uncertainty.coverage(samples, truth)
+        found['psnr_of_mean'] = float(metrics.psnr(mean, truth))
+        found['nominal_coverage'] = nominal.tolist()
+        found['observed_coverage'] = observed.tolist()
+    return found
+
+
+def _write_traces(out, prior, info, inverse_problem):
+    """How each sample went, step by step."""
+    steps = schedule.reverse_steps(
+        np.asarray(prior.alpha_bar), common.NUM_STEPS.value
+    )
+    figure, axes = plots.subplots(1, 3, 7, 1.9)
+    panels = (
+        ('residual norm', info.residual, 'log'),
+        ('guidance / prior step', info.guidance / info.prior_step, 'linear'),
+        ('share of clipped values', info.clipped, 'linear'),
+    )
+    for axis, (title, values, scale) in zip(axes[0], panels, strict=True):
+        axis.plot(np.asarray(steps.t), values.T, linewidth=0.8)
+        axis.set(title=title, xlabel='timestep', yscale=scale)
+        axis.invert_xaxis()
+    expected = float(inverse_problem.expected_residual_norm())
+    axes[0, 0].axhline(expected, color='black', linestyle=':', label='expected')
+    axes[0, 0].legend()
+    plots.save(figure, out, 'traces')
 
 
 def _write(out, truth, y, restored, record):
@@ -180,9 +160,26 @@ def _write(out, truth, y, restored, record):
             f'residual {scores["residual_norm"]:.2f}, expected '
             f'{scores["expected_residual_norm"]:.2f}'
         )
+    if 'samples' in record:
+        _print_samples(record['samples'], record['restored'])
     times = (f'{v:.1f} s {name}' for name, v in record['seconds'].items())
     print(', '.join(times))
     print(f'pictures: {out / "sheet.png"}')
+
+
+def _print_samples(found, scores):
+    best = found['best_by_residual']
+    print(f'diversity {found["diversity"]:.3f}; best by residual: {best}')
+    if 'psnr_of_mean' in found:
+        print(
+            f'mean {found["psnr_of_mean"]:.2f} dB, best by residual '
+            f'{scores[best]["psnr"]:.2f} dB'
+        )
+        pairs = zip(
+            found['nominal_coverage'], found['observed_coverage'], strict=True
+        )
+        words = (f'{o:.0%} for {n:.0%}' for n, o in pairs)
+        print(f'coverage of the truth: {", ".join(words)}')
 
 
 if __name__ == '__main__':

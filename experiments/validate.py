@@ -7,7 +7,6 @@ them; all operators; two noise levels. Each method has a grid of settings and is
 shown at the one with the smallest sliced-Wasserstein distance, so that what is
 left is the method's own error and not a matter of tuning. `exact` is guidance
 by the likelihood's closed-form score; `floor` is as many exact samples.
-Needs the extra `figures` (Matplotlib).
 """
 
 import time
@@ -18,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import common
+from experiments import common, plots
 from invjax import operators, problem, schedule, validation
 from invjax.conditioners import make_conditioner
 from invjax.diffusion import Transition
@@ -80,13 +79,6 @@ class _Case(NamedTuple):
 
 def main():
     out = common.make_folder(common.OUT.value)
-    try:
-        import matplotlib
-    except ImportError:
-        raise ValueError(
-            "plots need Matplotlib: pip install 'invjax[figures]'."
-        ) from None
-    matplotlib.use('Agg')
     start = time.perf_counter()
     cases = list(_cases())
     rows = [row for case in cases for row in _compare(case)]
@@ -272,11 +264,9 @@ def _table_of_steps(by_steps) -> list[str]:
 
 
 def _plot(out, by_steps):
-    import matplotlib.pyplot as plt
-
     names = ('mean', 'covariance', 'sliced')
-    figure, axes = plt.subplots(1, 3, figsize=(8, 2.6), layout='constrained')
-    for axis, name in zip(axes, names, strict=True):
+    figure, axes = plots.subplots(1, 3, 7, 2.4)
+    for axis, name in zip(axes[0], names, strict=True):
         for method, errors in by_steps.items():
             values, deviations = zip(
                 *(e[name] for e in errors.values()), strict=True
@@ -290,10 +280,8 @@ def _plot(out, by_steps):
             xlabel='steps',
             title=f'{name}, relative error',
         )
-    axes[0].legend(fontsize=7)
-    for suffix in ('pdf', 'png'):
-        figure.savefig(out / f'validation.{suffix}', dpi=150)
-    plt.close(figure)
+    axes[0, 0].legend()
+    plots.save(figure, out, 'validation')
 
 
 if __name__ == '__main__':

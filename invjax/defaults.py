@@ -17,6 +17,13 @@ DEFAULTS = {
     ('faces64', 'score_ald', 'random_inpainting'): {'gamma_0': 1, 'gamma_T': 1},
 }
 
+# What `experiments.tune` goes over where no grid is given.
+GRIDS = {
+    'dps': {'zeta': [0.75, 1.5, 3.0, 6.0, 12.0]},
+    'score_ald': {'gamma_0': [1.0, 3.0, 9.0], 'gamma_T': [1.0, 9.0]},
+    'sdedit': {'tau': [50.0, 100.0, 200.0, 300.0, 500.0]},
+}
+
 
 def default_settings(prior: str, method: str, task: str) -> dict[str, float]:
     """The tuned hyperparameters, by name; none where nothing was tuned."""

@@ -14,7 +14,7 @@ _LAYERS = [
     {'problem'},
     {'conditioners', 'priors'},
     {'sampler'},
-    {'sweep', 'validation'},
+    {'sweep', 'tuning', 'uncertainty', 'validation'},
 ]
 
 
