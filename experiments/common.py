@@ -288,17 +288,25 @@ def measure_numbered(key, number, truth, task, noise_std) -> problem.Problem:
     return problem.measure(key_noise, truth, operator, noise_std)
 
 
-def scores(x, truth, inverse_problem, lpips=None) -> dict[str, float]:
-    """What a table has of one restoration; LPIPS under its variant's name."""
-    pictured = jnp.clip(x, -1, 1)
+@jax.jit
+def _scores(x, truth, inverse_problem, lpips):
     values = {
-        'psnr': metrics.psnr(pictured, truth),
-        'ssim': metrics.ssim(pictured, truth),
+        'psnr': metrics.psnr(x, truth),
+        'ssim': metrics.ssim(x, truth),
         'chi_square': tuning.chi_square(x, inverse_problem),
     }
     if lpips is not None:
-        values[f'lpips_{lpips.variant}'] = lpips(pictured, truth)
-    return {name: float(value) for name, value in values.items()}
+        values[f'lpips_{lpips.variant}'] = lpips(x, truth)
+    return values
+
+
+def scores(x, truth, inverse_problem, lpips=None) -> dict[str, float]:
+    """What a table has of one restoration; LPIPS under its variant's name."""
+    values = _scores(x, truth, inverse_problem, lpips)
+    return {
+        name: float(values[name])
+        for name in ('psnr', 'ssim', 'chi_square', *values)
+    }
 
 
 def make_operator(task: str, image_shape: tuple[int, int, int]):

@@ -124,7 +124,7 @@ def _write_traces(out, prior, info, inverse_problem):
     figure, axes = plots.subplots(1, 3, 7, 1.9)
     panels = (
         ('residual norm', info.residual, 'log'),
-        ('guidance / prior step', info.guidance / info.prior_step, 'linear'),
+        ('guidance / prior step', info.guidance / info.prior_step, 'log'),
         ('share of clipped values', info.clipped, 'linear'),
     )
     for axis, (title, values, scale) in zip(axes[0], panels, strict=True):

@@ -9,28 +9,20 @@ import sys
 import tempfile
 import time
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from absl.testing import absltest
 
-from invjax import images, records
-from invjax.priors import checkpoint, convert
-from invjax.priors.unet import UNet
+from invjax import records
+from tests.experiments import tiny_prior
 
-_ROOT = pathlib.Path(__file__).parents[2]
-_SIDE = 16
 _NUM_IMAGES = 3
 _TAUS = (100, 300, 500, 700)
 _NUM_CELLS = _NUM_IMAGES * len(_TAUS)
 
 
 def _start(folder, out, *arguments):
-    command = [
-        sys.executable,
-        '-m',
-        'experiments.sweep',
-        f'--prior={folder}/prior',
+    return tiny_prior.start(
+        'sweep',
+        folder,
         f'--images={folder}/images',
         f'--num_images={_NUM_IMAGES}',
         '--task=box_inpainting',
@@ -40,13 +32,6 @@ def _start(folder, out, *arguments):
         '--max_lanes=2',
         f'--out={out}',
         *arguments,
-    ]
-    return subprocess.Popen(
-        command,
-        cwd=_ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
     )
 
 
@@ -68,27 +53,7 @@ class SweepTest(absltest.TestCase):
         holder = tempfile.TemporaryDirectory()
         cls.addClassCleanup(holder.cleanup)
         cls.folder = pathlib.Path(holder.name)
-        network = UNet(
-            image_size=_SIDE,
-            model_channels=32,
-            channel_mult=(1,),
-            attention_downsamplings=(),
-            head_channels=32,
-        )
-        x = jnp.zeros((_SIDE, _SIDE, 3))
-        params = jax.jit(network.init)(jax.random.key(0), x, 0)['params']
-        card = {
-            'name': 'tiny',
-            'sha256': '0' * 64,
-            'architecture': convert.describe(network),
-            'noise_schedule': 'linear',
-            'num_train_steps': 1000,
-        }
-        checkpoint.save_prior(cls.folder / 'prior', params, card)
-        rng = np.random.default_rng(0)
-        for i in range(_NUM_IMAGES):
-            picture = rng.uniform(-1, 1, (_SIDE, _SIDE, 3))
-            images.write_image(cls.folder / f'images/{i}.png', picture)
+        tiny_prior.write(cls.folder, _NUM_IMAGES)
         cls.whole = cls.folder / 'whole'
         process = _start(cls.folder, cls.whole)
         out, error = process.communicate()
@@ -172,7 +137,7 @@ class DevicesTest(absltest.TestCase):
         environment = {
             **os.environ,
             'XLA_FLAGS': '--xla_force_host_platform_device_count=8',
-            'PYTHONPATH': str(_ROOT),
+            'PYTHONPATH': str(tiny_prior.ROOT),
         }
         done = subprocess.run(
             [sys.executable, '-c', _ON_EIGHT_DEVICES],
