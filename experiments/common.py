@@ -78,6 +78,16 @@ def define_task():
         drop_fraction=flags.DEFINE_float(
             'drop_fraction', None, 'Share of missing pixels, 0 to 1.'
         ),
+        intensity=flags.DEFINE_float(
+            'intensity', None, 'Of a motion, 0 (straight) to 1.'
+        ),
+        factor=flags.DEFINE_integer('factor', None, 'Of super-resolution.'),
+        filter=flags.DEFINE_enum(
+            'filter', None, ['bicubic', 'average'], 'Of super-resolution.'
+        ),
+        keep_fraction=flags.DEFINE_float(
+            'keep_fraction', None, 'Share of measured projections, 0 to 1.'
+        ),
     )
     return flags.DEFINE_string(
         'task', 'box_inpainting', f'One of {", ".join(operators.OPERATORS)}.'

@@ -29,7 +29,7 @@ class Problem:
     @property
     def image_shape(self) -> tuple[int, ...]:
         """(H, W, C) of the images that the operator measures."""
-        return jax.eval_shape(self.operator.adjoint, self.y).shape
+        return jax.eval_shape(self.operator.pinv, self.y).shape
 
     def residual(self, x: jax.Array) -> jax.Array:
         """y - A(x), in the shape of y."""

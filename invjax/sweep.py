@@ -24,6 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from invjax import sampler, schedule
 from invjax.conditioners import (
     Info,
+    check_operator,
     check_settings,
     make_conditioner,
     split_settings,
@@ -267,6 +268,7 @@ def _checked(lanes, prior, method, num_steps, settings):
     numbers, choices = split_settings(method, {**lanes.numbers, **settings})
     check_settings(method, numbers, len(prior.alpha_bar))
     make_conditioner(method, **choices)
+    check_operator(method, lanes.problems.operator, choices)
     steps = schedule.reverse_steps(np.asarray(prior.alpha_bar), num_steps)
     numbers = {
         name: np.broadcast_to(np.asarray(values, np.float32), len(lanes.keys))

@@ -7,7 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from invjax import conditioners, operators, problem, sampler, schedule
+from invjax import (
+    conditioners,
+    operators,
+    problem,
+    sampler,
+    schedule,
+    validation,
+)
+from invjax.diffusion import Transition
 from invjax.operators.mask import Mask
 from invjax.priors import gaussian
 
@@ -21,7 +29,14 @@ SETTINGS = [
     *((method, {}) for method in conditioners.CONDITIONERS),
     ('dps', {'normalise': 'gradient'}),
     ('score_ald', {'equation': '10'}),
+    ('tmpd', {'moment': 'learned'}),
+    ('ddnm', {'noise_model': 'plain'}),
+    ('ddnm', {'travel': 3}),
+    ('daps', {'draw': 'langevin'}),
 ]
+# Methods whose step is not the transition's, so that without a measurement they
+# are samplers of their own.
+_OWN_STEPS = ('sdedit', 'ddnm', 'ddrm', 'diffpir', 'daps', 'reddiff', 'repaint')
 INFINITY = float('inf')
 # What runs a few times takes longer to optimise than to run.
 _QUICK = {'xla_backend_optimization_level': 0}
@@ -116,7 +131,7 @@ class ContractTest(parameterized.TestCase):
             np.testing.assert_array_equal(info.residual, 0)
 
     @parameterized.parameters(
-        *(pair for pair in SETTINGS if pair[0] != 'sdedit')
+        *(pair for pair in SETTINGS if pair[0] not in _OWN_STEPS)
     )
     def test_where_nothing_is_measured_it_is_unconditional(
         self, method, settings
@@ -128,7 +143,19 @@ class ContractTest(parameterized.TestCase):
         np.testing.assert_array_equal(info.guidance, 0)
 
     @parameterized.parameters(
+        *(pair for pair in SETTINGS if pair[0] in _OWN_STEPS)
+    )
+    def test_where_nothing_is_measured_the_measurement_changes_nothing(
+        self, method, settings
+    ):
+        _, info = sample(method, problem.nothing_measured(SHAPE), **settings)
+        np.testing.assert_allclose(info.guidance, 0, atol=1e-5)
+
+    @parameterized.parameters(
         ('dps', {'zeta': 0.0}),
+        ('pigdm', {'strength': 0.0}),
+        ('tmpd', {'strength': 0.0}),
+        ('dmps', {'strength': 0.0}),
         ('dps', {'zeta': 0.0, 'normalise': 'gradient'}),
         ('score_ald', {'gamma_0': INFINITY, 'gamma_T': INFINITY}),
         (
@@ -159,12 +186,16 @@ class ContractTest(parameterized.TestCase):
 
     def test_an_unknown_method_is_refused_with_the_names_there_are(self):
         with self.assertRaisesRegex(
-            ValueError, "method must be one of .*dps, got 'dsp'"
+            ValueError, "method must be one of .*dps.*, got 'dsp'"
         ):
             conditioners.make_conditioner('dsp')
 
     @parameterized.parameters(
-        ('dps', 'normalise', 'norm'), ('score_ald', 'equation', '12')
+        ('dps', 'normalise', 'norm'),
+        ('score_ald', 'equation', '12'),
+        ('tmpd', 'moment', 'third'),
+        ('ddnm', 'noise_model', 'minus'),
+        ('daps', 'draw', 'straws'),
     )
     def test_an_unknown_choice_is_refused(self, method, name, value):
         with self.assertRaisesRegex(
@@ -309,6 +340,157 @@ class ScoreAldTest(parameterized.TestCase):
         np.testing.assert_allclose(
             info.guidance, np.linalg.norm(expected), rtol=1e-5
         )
+
+
+class GuidanceTest(parameterized.TestCase):
+    """Methods that are exact where their assumption on the prior holds."""
+
+    def exact_and(self, method, variance, task):
+        shape = (8, 8, 1)
+        prior = gaussian.GaussianPrior.isotropic(
+            np.full(shape, 0.2), variance, ALPHA_BAR
+        )
+        operator = operators.make_operator(task, KEY, shape)
+        measured = problem.measure(KEY, prior.sample(KEY), operator, 0.3)
+        posterior = gaussian.gaussian_posterior(
+            prior,
+            gaussian.dense_matrix(operator.forward, shape),
+            measured.y,
+            0.3,
+        )
+        as_prior = gaussian.GaussianPrior.from_covariance(
+            posterior.mean, posterior.covariance, ALPHA_BAR
+        )
+        transition = Transition(variance='posterior', clip=False)
+        exact = validation.exact_guidance(as_prior, transition)
+        tested = conditioners.make_conditioner(
+            method, variance='posterior', clip=False
+        )
+        x_t = jax.random.normal(KEY, shape)
+        for row in (0, 4, 8, 10):
+            step = schedule.Steps(*(field[row] for field in STEPS))
+            yield [
+                jax.jit(conditioner.update)(
+                    KEY, x_t, (), step, measured, prior
+                )[0]
+                for conditioner in (exact, tested)
+            ]
+
+    @parameterized.parameters(
+        'box_inpainting', 'motion_deblur', 'super_resolution'
+    )
+    def test_pigdm_is_exact_for_a_prior_of_unit_variance(self, task):
+        for expected, found in self.exact_and('pigdm', 1.0, task):
+            np.testing.assert_allclose(found, expected, atol=2e-3)
+
+    @parameterized.product(
+        task=['box_inpainting', 'motion_deblur'], variance=[0.1, 1.0]
+    )
+    def test_tmpd_is_exact_for_an_isotropic_prior(self, task, variance):
+        for expected, found in self.exact_and('tmpd', variance, task):
+            np.testing.assert_allclose(found, expected, atol=2e-3)
+
+    def test_pigdm_is_not_exact_for_another_variance(self):
+        differences = [
+            np.abs(found - expected).max()
+            for expected, found in self.exact_and(
+                'pigdm', 0.1, 'box_inpainting'
+            )
+        ]
+        self.assertGreater(max(differences), 0.02)
+
+
+class ConsistencyTest(parameterized.TestCase):
+    @parameterized.product(
+        method_and_settings=[
+            ('mcg', {}),
+            ('ddnm', {}),
+            ('ddnm', {'noise_model': 'plain'}),
+            ('ddnm', {'travel': 3}),
+            ('ddrm', {}),
+            ('diffpir', {}),
+            ('daps', {}),
+        ],
+        task=['random_inpainting', 'super_resolution', 'colorization'],
+    )
+    def test_a_noiseless_measurement_is_met(self, method_and_settings, task):
+        method, settings = method_and_settings
+        operator = operators.make_operator(task, KEY, SHAPE)
+        measured = make_problem(operator, noise_std=0.0)
+        x_0, _ = sample(method, measured, clip=False, **settings)
+        np.testing.assert_allclose(operator.forward(x_0), measured.y, atol=2e-3)
+
+    def test_repaint_keeps_what_was_measured(self):
+        measured = make_problem()
+        x_0, _ = sample('repaint', measured)
+        np.testing.assert_allclose(
+            measured.operator.forward(x_0), measured.y, atol=1e-6
+        )
+
+    def test_reddiff_comes_to_explain_the_measurement(self):
+        measured = make_problem(noise_std=0.0)
+        steps = schedule.reverse_steps(ALPHA_BAR, 200)
+        measured = measured.replace(
+            y=0.5 * measured.operator.forward(jnp.ones(SHAPE))
+        )
+        x_0, _ = sample('reddiff', measured, steps, weight=0.01)
+        np.testing.assert_allclose(
+            measured.operator.forward(x_0), measured.y, atol=0.05
+        )
+
+
+class DapsTest(parameterized.TestCase):
+    @parameterized.parameters(
+        ('exact', {}, 5.0),
+        # Steps of a finite size widen the distribution somewhat.
+        ('langevin', {'langevin_steps': 200.0, 'langevin_size': 0.1}, 12.0),
+    )
+    def test_it_samples_the_posterior_of_a_unit_prior(
+        self, draw, numbers, num_errors
+    ):
+        # There its variance is the true one, and each level's draw exact.
+        prior = gaussian.GaussianPrior.isotropic(
+            np.full(SHAPE, 0.2), 1.0, ALPHA_BAR
+        )
+        identity = Mask(jnp.ones((*SHAPE[:2], 1)))
+        measured = make_problem(identity, noise_std=0.5)
+        conditioner = conditioners.make_conditioner(
+            'daps', clip=False, draw=draw, **numbers
+        )
+        keys = jax.random.split(KEY, 1000)
+        draw_all = jax.jit(
+            jax.vmap(
+                lambda key: sampler.sample(
+                    key, STEPS, measured, prior, conditioner
+                )[0]
+            )
+        )
+        x = np.asarray(draw_all(keys))
+        variance = 1 / (1 + 1 / 0.5**2)
+        mean = variance * (0.2 + measured.y / 0.5**2)
+        np.testing.assert_allclose(
+            x.mean(axis=0), mean, atol=num_errors * np.sqrt(variance / 1000)
+        )
+        np.testing.assert_allclose(
+            x.var(axis=0) / variance, 1, atol=num_errors * np.sqrt(2 / 1000)
+        )
+
+
+class CheckOperatorTest(absltest.TestCase):
+    def test_a_method_that_cannot_do_a_task_names_those_that_can(self):
+        operator = operators.make_operator('super_resolution', KEY, SHAPE)
+        with self.assertRaisesRegex(
+            ValueError, 'repaint needs a mask, which Separable is not; .*dps'
+        ):
+            conditioners.check_operator('repaint', operator)
+        conditioners.check_operator('ddrm', operator)
+
+        class OnlyForward:
+            pass
+
+        with self.assertRaisesRegex(ValueError, 'daps needs a linear operator'):
+            conditioners.check_operator('daps', OnlyForward())
+        conditioners.check_operator('daps', OnlyForward(), {'draw': 'langevin'})
 
 
 @jax.jit

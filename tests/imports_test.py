@@ -12,6 +12,7 @@ _LAYERS = [
     {'diffusion', 'records', 'verdict'},
     {'operators'},
     {'problem'},
+    {'consistency'},
     {'conditioners', 'priors'},
     {'sampler'},
     {'sweep', 'tuning', 'uncertainty', 'validation'},

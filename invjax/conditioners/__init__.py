@@ -14,9 +14,19 @@ import jax
 import numpy as np
 
 from invjax.conditioners.base import FRACTION, Conditioner, Info, Range
+from invjax.conditioners.daps import daps
+from invjax.conditioners.ddnm import ddnm
+from invjax.conditioners.ddrm import ddrm
+from invjax.conditioners.diffpir import diffpir
+from invjax.conditioners.dmps import dmps
 from invjax.conditioners.dps import dps
+from invjax.conditioners.mcg import mcg
+from invjax.conditioners.pigdm import pigdm
+from invjax.conditioners.reddiff import reddiff
+from invjax.conditioners.repaint import repaint
 from invjax.conditioners.score_ald import score_ald
 from invjax.conditioners.sdedit import sdedit
+from invjax.conditioners.tmpd import tmpd
 from invjax.conditioners.unconditional import unconditional
 from invjax.diffusion import Transition
 
@@ -25,12 +35,42 @@ CONDITIONERS = {
     'sdedit': sdedit,
     'score_ald': score_ald,
     'dps': dps,
+    'mcg': mcg,
+    'pigdm': pigdm,
+    'tmpd': tmpd,
+    'dmps': dmps,
+    'ddnm': ddnm,
+    'ddrm': ddrm,
+    'diffpir': diffpir,
+    'daps': daps,
+    'reddiff': reddiff,
+    'repaint': repaint,
+}
+
+# What a method asks of an operator, by the name of its attribute, where it asks
+# for more than `forward`; a choice of a name may ask for less.
+_NEEDS = {
+    'mcg': 'adjoint',
+    'pigdm': 'adjoint',
+    'tmpd': 'adjoint',
+    'dmps': 'adjoint',
+    'ddnm': 'spectrum',
+    'ddrm': 'spectrum',
+    'diffpir': 'adjoint',
+    'daps': 'adjoint',
+    'repaint': 'mask_of_x',
+}
+_NEEDED_FOR = {
+    'adjoint': 'a linear operator',
+    'spectrum': 'a linear operator with a spectrum',
+    'mask_of_x': 'a mask',
 }
 
 __all__ = [
     'CONDITIONERS',
     'Conditioner',
     'Info',
+    'check_operator',
     'check_settings',
     'hyperparameters',
     'make_conditioner',
@@ -123,6 +163,33 @@ def check_settings(
             raise ValueError(
                 f'{name} of {method} must be {must_be}, got {bad[0]:g}.'
             )
+
+
+def check_operator(method: str, operator, settings: Mapping = {}) -> None:
+    """Refuse an operator that a method cannot do.
+
+    Args:
+        method: a name of CONDITIONERS.
+        operator: see `invjax.operators`.
+        settings: of the method; some choices of a name ask for less.
+
+    Raises:
+        ValueError: with the names of the methods that can do it.
+    """
+    if _lacks(method, operator, settings):
+        able = [name for name in CONDITIONERS if not _lacks(name, operator, {})]
+        raise ValueError(
+            f'{method} needs {_NEEDED_FOR[_NEEDS[method]]}, which '
+            f'{type(operator).__name__} is not; these methods can do it: '
+            f'{", ".join(able)}.'
+        )
+
+
+def _lacks(method: str, operator, settings: Mapping) -> bool:
+    if settings.get('draw') == 'langevin':
+        return False
+    needed = _NEEDS.get(method)
+    return needed is not None and not hasattr(operator, needed)
 
 
 def _ranges(method: str) -> dict[str, Range]:

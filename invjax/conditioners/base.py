@@ -36,6 +36,14 @@ NotNegative = Annotated[
     Range('0 or more and finite', lambda v, _: (v >= 0) & np.isfinite(v)),
 ]
 Positive = Annotated[jax.typing.ArrayLike, Range('above 0', lambda v, _: v > 0)]
+Fraction = Annotated[jax.typing.ArrayLike, FRACTION]
+Count = Annotated[
+    jax.typing.ArrayLike,
+    Range(
+        'a whole number of 1 or more',
+        lambda v, _: (v >= 1) & np.isfinite(v) & (v == np.round(v)),
+    ),
+]
 Timestep = Annotated[
     jax.typing.ArrayLike,
     Range('from 0 to {last_t}', lambda v, last_t: (v >= 0) & (v <= last_t)),
@@ -106,10 +114,44 @@ def guided_step(
     """
     noise = jax.random.normal(key, x_t.shape)
     prior_x_s = transition(x_t, x0_hat, prediction, step, noise)
-    info = Info(
+    guidance = jnp.broadcast_to(guidance, x_t.shape)
+    info = observe(x_t, x0_hat, prior_x_s, guidance, problem)
+    return prior_x_s + guidance, info
+
+
+def corrected_step(
+    key: jax.Array,
+    x_t: jax.Array,
+    x0_hat: jax.Array,
+    x0_corrected: jax.Array,
+    prediction,
+    step: Steps,
+    problem: Problem,
+    transition: Transition,
+) -> tuple[jax.Array, Info]:
+    """A step of the prior with another estimate of the clean image in it.
+
+    Args:
+        x0_hat: (H, W, C), the prior's own.
+        x0_corrected: (H, W, C), what the measurement made of it; clipped here
+            if the transition clips.
+
+    The others are those of `guided_step`, and so is what it returns; guidance
+    in Info is the difference that the correction makes to x_s.
+    """
+    if transition.clip:
+        x0_corrected = jnp.clip(x0_corrected, -1, 1)
+    noise = jax.random.normal(key, x_t.shape)
+    prior_x_s = transition(x_t, x0_hat, prediction, step, noise)
+    x_s = transition(x_t, x0_corrected, prediction, step, noise)
+    return x_s, observe(x_t, x0_hat, prior_x_s, x_s - prior_x_s, problem)
+
+
+def observe(x_t, x0_hat, prior_x_s, guidance, problem: Problem) -> Info:
+    """Info of a step; all images are (H, W, C)."""
+    return Info(
         residual=jnp.linalg.norm(problem.residual(x0_hat)),
         prior_step=jnp.linalg.norm(prior_x_s - x_t),
-        guidance=jnp.linalg.norm(jnp.broadcast_to(guidance, x_t.shape)),
+        guidance=jnp.linalg.norm(guidance),
         clipped=jnp.mean(jnp.abs(x0_hat) >= 1),
     )
-    return prior_x_s + guidance, info

@@ -7,6 +7,8 @@ An operator is a pytree with
     pinv(y) -> x        A^+ y, where that is cheap
     support() -> array  broadcasts to y; 1 where y carries data, else 0
     describe() -> dict  its parameters as plain data, for a result's record
+    spectrum()          see `spectrum.py`; only where it is cheap, and then all
+                        inner problems of the methods are solved in closed form
 
 and a task is a function of a key, the image's shape (H, W, C) and its own
 keyword arguments that returns one. A line here makes it a choice of `--task`,
@@ -18,14 +20,21 @@ from collections.abc import Iterable
 
 import jax
 
-from invjax.operators.blur import gaussian_deblur
+from invjax.operators.blur import gaussian_deblur, motion_deblur
+from invjax.operators.colour import colorization
+from invjax.operators.downsample import super_resolution
 from invjax.operators.mask import box_inpainting, denoising, random_inpainting
+from invjax.operators.projection import compressed_sensing
 
 OPERATORS = {
     'gaussian_deblur': gaussian_deblur,
     'box_inpainting': box_inpainting,
     'random_inpainting': random_inpainting,
     'denoising': denoising,
+    'motion_deblur': motion_deblur,
+    'super_resolution': super_resolution,
+    'colorization': colorization,
+    'compressed_sensing': compressed_sensing,
 }
 
 

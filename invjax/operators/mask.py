@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from invjax.operators.spectrum import Spectrum
+
 
 @flax.struct.dataclass
 class Mask:
@@ -41,6 +43,19 @@ class Mask:
 
     def support(self) -> jax.Array:
         """Where a measurement carries data, (H, W, 1)."""
+        return self.mask
+
+    def spectrum(self) -> Spectrum:
+        """Its decomposition; coefficients are the pixels themselves."""
+        return Spectrum(
+            of_x=lambda x: x,
+            to_x=lambda c: c,
+            of_y=lambda y: self.mask * y,
+            singular=self.mask,
+        )
+
+    def mask_of_x(self) -> jax.Array:
+        """Which values of x are measured as they are, (H, W, 1)."""
         return self.mask
 
     def describe(self) -> dict:

@@ -1,0 +1,131 @@
+"""Decoupled annealing posterior sampling (DAPS; Zhang et al., 2024).
+
+At each noise level a clean image is drawn from an approximation of
+p(x_0 | x_t, y), and noised again, independently of x_t:
+
+    x0_hat   by a few steps of the probability flow from x_t (DDIM),
+    x_0      ~ exp(-||y - A x_0||^2 / (2 sigma^2) - ||x_0 - x0_hat||^2 / (2 r_t^2)),
+    x_s      = sqrt(alpha_bar_s) x_0 + sqrt(1 - alpha_bar_s) n.
+
+The second is drawn exactly where A is linear, or by Langevin dynamics, which
+needs no more than a differentiable A. r_t^2 = 1 - alpha_bar_t, times `spread`
+squared, is what x_0 ~ N(0, I) would have. The last step gives the mean instead
+of a sample.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from invjax import consistency
+from invjax.conditioners.base import (
+    Conditioner,
+    Count,
+    Positive,
+    noise_start,
+    observe,
+)
+from invjax.diffusion import ANCESTRAL, Transition, diffuse, tweedie
+from invjax.problem import nothing_measured
+
+DRAWS = ('exact', 'langevin')
+
+
+def daps(
+    spread: Positive = 1.0,
+    flow_steps: Count = 1,
+    langevin_steps: Count = 20,
+    langevin_size: Positive = 0.3,
+    *,
+    draw: str = 'exact',
+    transition: Transition = ANCESTRAL,
+) -> Conditioner:
+    """Draw a clean image at each level, and noise it again.
+
+    Args:
+        spread: () factor of r_t, above 0. All numbers may be traced.
+        flow_steps: () steps of the probability flow: network passes a level.
+        langevin_steps: () of `langevin`.
+        langevin_size: () its step as a share of the variance along the
+            steepest direction; above 0, stable below 2.
+        draw: one of DRAWS.
+        transition: of it, only `clip` is read; the step is the method's own.
+
+    Raises:
+        ValueError: for another draw.
+    """
+    if draw not in DRAWS:
+        raise ValueError(
+            f'draw must be one of {", ".join(DRAWS)}, got {draw!r}.'
+        )
+
+    def update(key, x_t, state, step, problem, prior):
+        key_draw, key_noise = jax.random.split(key)
+        x0_hat = _flow(x_t, step, prior, flow_steps)
+        if transition.clip:
+            x0_hat = jnp.clip(x0_hat, -1, 1)
+        variance = spread**2 * step.noise_var_t
+        is_last = step.noise_var_s == 0
+
+        def clean(problem):
+            if draw == 'langevin':
+                return _langevin(
+                    key_draw,
+                    x0_hat,
+                    variance,
+                    problem,
+                    langevin_steps,
+                    langevin_size,
+                    heat=jnp.where(is_last, 0.0, 1.0),
+                )
+            return jnp.where(
+                is_last,
+                consistency.nearest(problem, x0_hat, variance),
+                consistency.draw(key_draw, problem, x0_hat, variance),
+            )
+
+        noise = jax.random.normal(key_noise, x_t.shape)
+        x_s = diffuse(clean(problem), step.alpha_bar_s, noise)
+        nothing = nothing_measured(x_t.shape)
+        nothing = nothing.replace(noise_std=problem.noise_std)
+        plain = diffuse(clean(nothing), step.alpha_bar_s, noise)
+        return x_s, state, observe(x_t, x0_hat, plain, x_s - plain, problem)
+
+    return Conditioner(start=noise_start, update=update)
+
+
+def _flow(x_t, step, prior, num_steps):
+    """The clean end of the probability flow from x_t, by DDIM."""
+    alpha_bar = jnp.asarray(prior.alpha_bar, jnp.float32)
+    num_steps = jnp.asarray(num_steps, jnp.int32)
+
+    def move(i, carry):
+        x, _ = carry
+        t = jnp.round(step.t * (1 - i / num_steps)).astype(jnp.int32)
+        s = jnp.round(step.t * (1 - (i + 1) / num_steps)).astype(jnp.int32)
+        eps = prior(x, t).eps
+        x0_hat = tweedie(x, eps, alpha_bar[t])
+        return diffuse(x0_hat, alpha_bar[s], eps), x0_hat
+
+    _, x0_hat = jax.lax.fori_loop(0, num_steps, move, (x_t, x_t))
+    return x0_hat
+
+
+def _langevin(key, x0_hat, variance, problem, num_steps, size, heat):
+    """Langevin dynamics on the posterior around x0_hat."""
+    # Without noise the likelihood has no scale; a thousandth is one that
+    # float32 carries.
+    noise_var = jnp.maximum(problem.noise_std**2, 1e-3 * variance)
+    # Operators of this project have singular values of at most about 1.
+    size = size / (1 / variance + 1 / noise_var)
+
+    def energy(x):
+        distance = jnp.sum(problem.residual(x) ** 2) / (2 * noise_var)
+        return distance + jnp.sum((x - x0_hat) ** 2) / (2 * variance)
+
+    def move(i, x):
+        noise = jax.random.normal(jax.random.fold_in(key, i), x.shape)
+        return (
+            x - size * jax.grad(energy)(x) + heat * jnp.sqrt(2 * size) * noise
+        )
+
+    return jax.lax.fori_loop(0, jnp.asarray(num_steps, jnp.int32), move, x0_hat)

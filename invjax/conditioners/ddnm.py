@@ -1,0 +1,106 @@
+"""Denoising diffusion null-space model (Wang et al., ICLR 2023), DDNM and DDNM+.
+
+The estimate of the clean image keeps its part in the null space of A, and takes
+the rest from the measurement:
+
+    x0_hat <- x0_hat + V L s^{-1} (U^* y - s V^* x0_hat)
+
+plain: L = 1 (their eq. 10). plus: where the measurement's noise, carried to x_s,
+would exceed the noise that x_s has, L < 1 brings it down to that, and the noise
+that is added is what is missing to it (their eq. 17-19, one singular value at a
+time). Without noise the two are one.
+
+With `travel` above 1 each step is undone by fresh noise and taken again.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from invjax import consistency
+from invjax.conditioners.base import (
+    Conditioner,
+    Count,
+    noise_start,
+    observe,
+)
+from invjax.diffusion import (
+    ANCESTRAL,
+    Transition,
+    diffuse_once,
+    posterior_mean,
+)
+
+NOISE_MODELS = ('plus', 'plain')
+
+
+def ddnm(
+    travel: Count = 1,
+    *,
+    noise_model: str = 'plus',
+    transition: Transition = ANCESTRAL,
+) -> Conditioner:
+    """Range-null space decomposition of the estimate.
+
+    Args:
+        travel: () how often each step is taken, 1 or more. May be traced.
+        noise_model: one of NOISE_MODELS. `plus` takes the ancestral step of
+            posterior variance whatever the transition says.
+        transition: how the prior's step is taken by `plain`.
+
+    Raises:
+        ValueError: for another noise model.
+    """
+    if noise_model not in NOISE_MODELS:
+        raise ValueError(
+            f'noise_model must be one of {", ".join(NOISE_MODELS)}, '
+            f'got {noise_model!r}.'
+        )
+
+    def step_once(key, x_t, step, problem, prior):
+        prediction = prior(x_t, step.t)
+        x0_hat = transition.estimate(x_t, prediction, step)
+        noise = jax.random.normal(key, x_t.shape)
+        prior_x_s = transition(x_t, x0_hat, prediction, step, noise)
+        if noise_model == 'plain':
+            corrected = consistency.project(problem, x0_hat)
+            x_s = transition(x_t, corrected, prediction, step, noise)
+        else:
+            corrected, noise = _noise_aware(x0_hat, noise, step, problem)
+            x_s = posterior_mean(x_t, corrected, step) + noise
+        info = observe(x_t, x0_hat, prior_x_s, x_s - prior_x_s, problem)
+        return x_s, info
+
+    def update(key, x_t, state, step, problem, prior):
+        def again(i, carry):
+            x_t, _, _ = carry
+            key_step, key_back = jax.random.split(jax.random.fold_in(key, i))
+            x_s, info = step_once(key_step, x_t, step, problem, prior)
+            noise = jax.random.normal(key_back, x_t.shape)
+            return diffuse_once(x_s, step.beta, noise), x_s, info
+
+        nothing = observe(x_t, x_t, x_t, x_t, problem)
+        _, x_s, info = jax.lax.fori_loop(
+            0, jnp.asarray(travel, jnp.int32), again, (x_t, x_t, nothing)
+        )
+        return x_s, state, info
+
+    return Conditioner(start=noise_start, update=update)
+
+
+def _noise_aware(x0_hat, noise, step, problem):
+    """The corrected estimate, and the noise that the step still needs."""
+    spectrum = problem.operator.spectrum()
+    singular = spectrum.singular
+    seen = singular > 1e-3 * jnp.max(singular)
+    inverse = seen / jnp.where(seen, singular, 1)
+    # How much of x_0 goes into x_s, and of the measurement's noise with it.
+    weight = step.beta * jnp.sqrt(step.alpha_bar_s) / step.noise_var_t
+    carried = weight * problem.noise_std * inverse
+    std = jnp.sqrt(step.posterior_variance)
+    share = jnp.where(carried > std, std / jnp.where(seen, carried, 1), 1.0)
+    # A noiseless measurement carries none, and the division is not used.
+    share = jnp.where(carried > 0, share, 1.0)
+    difference = spectrum.of_y(problem.y) - singular * spectrum.of_x(x0_hat)
+    corrected = x0_hat + spectrum.to_x(share * inverse * difference)
+    missing = jnp.sqrt(jnp.maximum(std**2 - (share * carried) ** 2, 0.0))
+    return corrected, spectrum.to_x(missing * spectrum.of_x(noise))

@@ -1,0 +1,62 @@
+"""Plug-and-play restoration by a diffusion model (DiffPIR; Zhu et al., 2023).
+
+Half-quadratic splitting with the network as denoiser (their Algorithm 1):
+
+    z = argmin ||y - A z||^2 + rho_t ||z - x0_hat||^2,  rho_t = lambda sigma^2 / s_t^2,
+    eps = (x_t - sqrt(alpha_bar_t) z) / sqrt(1 - alpha_bar_t),
+    x_s = sqrt(alpha_bar_s) z
+          + sqrt(1 - alpha_bar_s) (sqrt(1 - mix) eps + sqrt(mix) n),
+
+with s_t^2 = (1 - alpha_bar_t) / alpha_bar_t. Their zeta is called `mix` here,
+since `zeta` is the step size of DPS.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from invjax import consistency
+from invjax.conditioners.base import (
+    Conditioner,
+    Fraction,
+    Positive,
+    noise_start,
+    observe,
+)
+from invjax.diffusion import ANCESTRAL, Transition
+
+
+def diffpir(
+    lam: Positive = 7.0,
+    mix: Fraction = 0.3,
+    *,
+    transition: Transition = ANCESTRAL,
+) -> Conditioner:
+    """Alternate the denoiser and the nearest image that explains y.
+
+    Args:
+        lam: () lambda, above 0: weight of the denoised image. May be traced, as
+            the next.
+        mix: () share of fresh noise, 0 to 1.
+        transition: of it, only `clip` is read; the step is the method's own.
+    """
+
+    def update(key, x_t, state, step, problem, prior):
+        prediction = prior(x_t, step.t)
+        x0_hat = transition.estimate(x_t, prediction, step)
+        variance = step.noise_var_t / step.alpha_bar_t / lam
+        z = consistency.nearest(problem, x0_hat, variance)
+        noise = jax.random.normal(key, x_t.shape)
+
+        def renoise(x_0):
+            eps = x_t - jnp.sqrt(step.alpha_bar_t) * x_0
+            eps = eps / jnp.sqrt(step.noise_var_t)
+            mixed = jnp.sqrt(1 - mix) * eps + jnp.sqrt(mix) * noise
+            return (
+                jnp.sqrt(step.alpha_bar_s) * x_0
+                + jnp.sqrt(step.noise_var_s) * mixed
+            )
+
+        x_s, plain = renoise(z), renoise(x0_hat)
+        return x_s, state, observe(x_t, x0_hat, plain, x_s - plain, problem)
+
+    return Conditioner(start=noise_start, update=update)

@@ -1,0 +1,41 @@
+"""Manifold constrained gradients (Chung et al., NeurIPS 2022).
+
+The step of DPS, then a projection onto the measurement as noisy as x_s is:
+
+    x_s <- x_s - zeta grad_{x_t} ||y - A x0_hat||,
+    x_s <- x_s + A^+ (y_s - A x_s),   y_s = sqrt(alpha_bar_s) y + sqrt(1 - alpha_bar_s) A n
+"""
+
+import jax
+import jax.numpy as jnp
+
+from invjax import consistency
+from invjax.conditioners.base import Conditioner, NotNegative, noise_start
+from invjax.conditioners.dps import dps
+from invjax.diffusion import ANCESTRAL, Transition, diffuse
+
+
+def mcg(
+    zeta: NotNegative = 1.0, *, transition: Transition = ANCESTRAL
+) -> Conditioner:
+    """Guidance by the residual, and a projection after it.
+
+    Args:
+        zeta: () step size, 0 or more; see `dps`. May be traced.
+        transition: how the prior's step is taken.
+    """
+    guided = dps(zeta, transition=transition)
+
+    def update(key, x_t, state, step, problem, prior):
+        x_s, state, info = guided.update(key, x_t, state, step, problem, prior)
+        noise = jax.random.normal(jax.random.fold_in(key, 1), x_t.shape)
+        noisy = problem.replace(
+            y=diffuse(
+                problem.y, step.alpha_bar_s, problem.operator.forward(noise)
+            )
+        )
+        projected = consistency.project(noisy, x_s)
+        change = jnp.linalg.norm(projected - x_s)
+        return projected, state, info._replace(guidance=info.guidance + change)
+
+    return Conditioner(start=noise_start, update=update)

@@ -1,0 +1,63 @@
+"""RED-diff (Mardani et al., 2023): restoration as optimisation.
+
+The posterior is approximated by a narrow normal around mu, whose fit descends
+
+    ||y - A mu||^2 / 2 + weight w_t stop_gradient(eps(x_t, t) - n)^T mu,
+    x_t = sqrt(alpha_bar_t) mu + sqrt(1 - alpha_bar_t) n,
+    w_t = sqrt((1 - alpha_bar_t) / alpha_bar_t)
+
+(their Algorithm 1), by Adam, one step a level, from the noisy ones down. No pass
+back through the network is needed.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from invjax.conditioners.base import (
+    Conditioner,
+    NotNegative,
+    Positive,
+    observe,
+)
+from invjax.diffusion import ANCESTRAL, Transition, diffuse
+
+
+def reddiff(
+    learning_rate: Positive = 0.1,
+    weight: NotNegative = 0.25,
+    *,
+    transition: Transition = ANCESTRAL,
+) -> Conditioner:
+    """Optimise an image under the denoiser's regularisation.
+
+    Args:
+        learning_rate: () of Adam, above 0. May be traced, as the next.
+        weight: () of the regularisation, 0 or more; the paper's 0.25.
+        transition: of it, only `clip` is read: the image is kept in range.
+    """
+    optimiser = optax.adam(learning_rate, b1=0.9, b2=0.99)
+
+    def start(key, problem, steps):
+        del key, steps
+        mu = problem.operator.pinv(problem.y)
+        return mu, optimiser.init(mu)
+
+    def update(key, mu, state, step, problem, prior):
+        noise = jax.random.normal(key, mu.shape)
+        x_t = diffuse(mu, step.alpha_bar_t, noise)
+        prediction = prior(x_t, step.t)
+        x0_hat = transition.estimate(x_t, prediction, step)
+        signal_to_noise = jnp.sqrt(step.noise_var_t / step.alpha_bar_t)
+        by_prior = weight * signal_to_noise * (prediction.eps - noise)
+        by_data = jax.grad(lambda mu: jnp.sum(problem.residual(mu) ** 2) / 2)(
+            mu
+        )
+        change, state = optimiser.update(by_prior + by_data, state)
+        moved = optax.apply_updates(mu, change)
+        if transition.clip:
+            moved = jnp.clip(moved, -1, 1)
+        info = observe(mu, x0_hat, moved, by_data, problem)
+        return moved, state, info
+
+    return Conditioner(start=start, update=update)

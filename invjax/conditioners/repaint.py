@@ -1,0 +1,52 @@
+"""RePaint (Lugmayr et al., 2022): inpainting by putting the known pixels in.
+
+    x_s = M (sqrt(alpha_bar_s) y + sqrt(1 - alpha_bar_s) n) + (1 - M) x_s',
+
+x_s' the prior's step. Each step is undone by fresh noise and taken again
+`resamplings` times, so that the two parts come to agree (their Algorithm 1 with
+jumps of one step). The measurement's noise stays in the picture.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from invjax.conditioners.base import Conditioner, Count, noise_start, observe
+from invjax.diffusion import ANCESTRAL, Transition, diffuse, diffuse_once
+
+
+def repaint(
+    resamplings: Count = 4, *, transition: Transition = ANCESTRAL
+) -> Conditioner:
+    """Replace what was measured, for masks alone.
+
+    Args:
+        resamplings: () how often each step is taken, 1 or more. May be traced.
+        transition: how the prior's step is taken.
+    """
+
+    def update(key, x_t, state, step, problem, prior):
+        mask = problem.operator.mask_of_x()
+
+        def again(i, carry):
+            x_t, _, _ = carry
+            key_step, key_y, key_back = jax.random.split(
+                jax.random.fold_in(key, i), 3
+            )
+            prediction = prior(x_t, step.t)
+            x0_hat = transition.estimate(x_t, prediction, step)
+            noise = jax.random.normal(key_step, x_t.shape)
+            plain = transition(x_t, x0_hat, prediction, step, noise)
+            noise = jax.random.normal(key_y, x_t.shape)
+            known = diffuse(problem.y, step.alpha_bar_s, noise)
+            x_s = jnp.where(mask > 0, known, plain)
+            info = observe(x_t, x0_hat, plain, x_s - plain, problem)
+            noise = jax.random.normal(key_back, x_t.shape)
+            return diffuse_once(x_s, step.beta, noise), x_s, info
+
+        nothing = observe(x_t, x_t, x_t, x_t, problem)
+        _, x_s, info = jax.lax.fori_loop(
+            0, jnp.asarray(resamplings, jnp.int32), again, (x_t, x_t, nothing)
+        )
+        return x_s, state, info
+
+    return Conditioner(start=noise_start, update=update)

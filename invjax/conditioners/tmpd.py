@@ -1,0 +1,97 @@
+"""Tweedie moment projected diffusion (Boys et al., 2023).
+
+As `pigdm`, but the covariance of x_0 given x_t is Tweedie's own second moment
+
+    Cov[x_0 | x_t] = (1 - alpha_bar_t) / sqrt(alpha_bar_t) J,   J = d x0_hat / d x_t,
+
+of which a diagonal is kept, in two ways:
+
+    moment='row_sum'   J 1, the sum of each row (their section 3.2)
+    moment='learned'   from the variance that the network has learned for the
+                       reverse step (Peng et al., 2024), v = beta_tilde +
+                       w_0^2 Var[x_0 | x_t], w_0 the weight of x_0 in the mean
+"""
+
+import jax
+import jax.numpy as jnp
+
+from invjax import consistency
+from invjax.conditioners.base import (
+    Conditioner,
+    NotNegative,
+    corrected_step,
+    noise_start,
+)
+from invjax.diffusion import (
+    ANCESTRAL,
+    Transition,
+    step_log_variance,
+    tweedie,
+)
+
+MOMENTS = ('row_sum', 'learned')
+# Of 1 - alpha_bar_t, the variance under a unit prior. A diagonal that is not
+# positive is an error of the approximation or of the network.
+_LEAST = 1e-3
+
+
+def tmpd(
+    strength: NotNegative = 1.0,
+    *,
+    moment: str = 'row_sum',
+    transition: Transition = ANCESTRAL,
+) -> Conditioner:
+    """Guidance by the likelihood under a normal x_0 of Tweedie's variance.
+
+    Args:
+        strength: () factor of the guidance, 0 or more; the paper's is 1. May be
+            traced.
+        moment: one of MOMENTS; `learned` is `row_sum` for a prior that has not
+            learned its variance.
+        transition: how the prior's step is taken.
+
+    Raises:
+        ValueError: for another moment.
+    """
+    if moment not in MOMENTS:
+        raise ValueError(
+            f'moment must be one of {", ".join(MOMENTS)}, got {moment!r}.'
+        )
+
+    def update(key, x_t, state, step, problem, prior):
+        def estimate(x_t):
+            prediction = prior(x_t, step.t)
+            return tweedie(x_t, prediction.eps, step.alpha_bar_t), prediction
+
+        x0_hat, transposed, prediction = jax.vjp(estimate, x_t, has_aux=True)
+        to_x0 = step.noise_var_t / jnp.sqrt(step.alpha_bar_t)
+        if moment == 'learned' and prediction.log_variance_fraction is not None:
+            variance = _learned_variance(prediction, step)
+        else:
+            # J is symmetric, so the sums of its rows are J^T 1.
+            variance = to_x0 * transposed(jnp.ones_like(x_t))[0]
+        variance = jnp.maximum(variance, _LEAST * step.noise_var_t)
+        variance = jax.lax.stop_gradient(variance)
+        (score,) = transposed(
+            consistency.correction(problem, problem.residual(x0_hat), variance)
+        )
+        plain = jnp.clip(x0_hat, -1, 1) if transition.clip else x0_hat
+        x_s, info = corrected_step(
+            key,
+            x_t,
+            plain,
+            x0_hat + strength * to_x0 * score,
+            prediction,
+            step,
+            problem,
+            transition,
+        )
+        return x_s, state, info
+
+    return Conditioner(start=noise_start, update=update)
+
+
+def _learned_variance(prediction, step):
+    variance = jnp.exp(step_log_variance(prediction, step, 'learned'))
+    weight = step.beta * jnp.sqrt(step.alpha_bar_s) / step.noise_var_t
+    return (variance - step.posterior_variance) / weight**2
