@@ -63,6 +63,37 @@ def correction(
     return operator.adjoint(solved)
 
 
+def squared_distance(
+    problem: Problem,
+    residual: jax.Array,
+    variance: jax.Array,
+    noise_var: jax.typing.ArrayLike,
+) -> jax.Array:
+    """residual^T (r^2 A A^T + sigma^2 I)^{-1} residual, ().
+
+    What of the residual lies outside the range of A is left out where there is
+    a spectrum: no image changes it.
+
+    Args:
+        problem: whose operator is linear.
+        residual: in the shape of y.
+        variance: r^2, (), 0 or more.
+        noise_var: sigma^2, (), above 0.
+    """
+    operator = problem.operator
+    if hasattr(operator, 'spectrum'):
+        spectrum = operator.spectrum()
+        total = variance * spectrum.singular**2 + noise_var
+        return jnp.sum(jnp.abs(spectrum.of_y(residual)) ** 2 / total)
+
+    def apply(v):
+        spread = operator.forward(operator.adjoint(v))
+        return variance * spread + noise_var * v
+
+    solved, _ = cg(apply, residual, tol=_TOLERANCE, maxiter=_MAX_STEPS)
+    return jnp.sum(residual * solved)
+
+
 def _gain(singular, variance, noise_var):
     """s / (r^2 s^2 + sigma^2), and 0 where that cannot be told."""
     total = variance * singular**2 + noise_var

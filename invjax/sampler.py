@@ -71,6 +71,17 @@ def run(
     )
 
 
+def finish(
+    key: jax.Array,
+    carry: tuple[Any, Any],
+    problem: Problem,
+    conditioner: Conditioner,
+) -> jax.Array:
+    """The image that the last carry stands for, (H, W, C)."""
+    key_start, _ = jax.random.split(key)
+    return conditioner.finish(jax.random.fold_in(key_start, 1), *carry, problem)
+
+
 def sample(
     key: jax.Array,
     steps: Steps,
@@ -80,5 +91,5 @@ def sample(
 ) -> tuple[jax.Array, Info]:
     """Run the whole reverse process: x_0, (H, W, C), and Info, (N,)."""
     carry = start(key, steps, problem, conditioner)
-    (x_0, _), info = run(key, carry, steps, problem, prior, conditioner)
-    return x_0, info
+    carry, info = run(key, carry, steps, problem, prior, conditioner)
+    return finish(key, carry, problem, conditioner), info

@@ -70,7 +70,7 @@ class Result(NamedTuple):
 
     Attributes:
         lanes: (B,) indices into the lanes that were asked for.
-        x: (B, H, W, C) float32, not clipped; or whatever the method carries.
+        x: (B, H, W, C) float32, not clipped.
         info: Info of (B, N) arrays: a value a step. Steps that were left out
             because no lane needed them are NaN.
     """
@@ -189,6 +189,15 @@ def _start(batch: _Batch, steps: Steps, method: str, choices: tuple, mesh):
     return _over_lanes(one, mesh, (batch,), (steps,))
 
 
+@functools.partial(jax.jit, static_argnames=('method', 'choices', 'mesh'))
+def _finish(batch: _Batch, carry, method: str, choices: tuple, mesh):
+    def one(lane, carry):
+        conditioner = make_conditioner(method, **dict(choices), **lane.numbers)
+        return sampler.finish(lane.keys, carry, lane.problems, conditioner)
+
+    return _over_lanes(one, mesh, (batch, carry), ())
+
+
 @functools.partial(
     jax.jit,
     static_argnames=('method', 'choices', 'mesh'),
@@ -265,7 +274,13 @@ def run_batches(
 
 def _checked(lanes, prior, method, num_steps, settings):
     """Lanes with all numbers, the steps, and the choices of a name."""
-    numbers, choices = split_settings(method, {**lanes.numbers, **settings})
+    numbers, choices = split_settings(method, settings)
+    varied, sizes = split_settings(method, lanes.numbers)
+    if sizes:
+        raise ValueError(
+            f'{min(sizes)} sets a shape, so it must be the same for all lanes.'
+        )
+    numbers |= varied
     check_settings(method, numbers, len(prior.alpha_bar))
     make_conditioner(method, **choices)
     check_operator(method, lanes.problems.operator, choices)
@@ -318,7 +333,7 @@ def _batches(
             on_progress(begin * num_steps + kept * done, num_lanes * num_steps)
         yield Result(
             lanes=index[:kept],
-            x=np.asarray(carry[0])[:kept],
+            x=np.asarray(_finish(batch, carry, method, choices, mesh))[:kept],
             info=_join(infos, num_steps, num_skipped, kept),
         )
 

@@ -13,6 +13,7 @@ from invjax import (
     problem,
     sampler,
     schedule,
+    sweep,
     validation,
 )
 from invjax.diffusion import Transition
@@ -36,7 +37,16 @@ SETTINGS = [
 ]
 # Methods whose step is not the transition's, so that without a measurement they
 # are samplers of their own.
-_OWN_STEPS = ('sdedit', 'ddnm', 'ddrm', 'diffpir', 'daps', 'reddiff', 'repaint')
+_OWN_STEPS = (
+    'sdedit',
+    'ddnm',
+    'ddrm',
+    'diffpir',
+    'daps',
+    'reddiff',
+    'repaint',
+    'tds',
+)
 INFINITY = float('inf')
 # What runs a few times takes longer to optimise than to run.
 _QUICK = {'xla_backend_optimization_level': 0}
@@ -474,6 +484,60 @@ class DapsTest(parameterized.TestCase):
         np.testing.assert_allclose(
             x.var(axis=0) / variance, 1, atol=num_errors * np.sqrt(2 / 1000)
         )
+
+
+class TdsTest(parameterized.TestCase):
+    def errors(self, particles):
+        """Of the mean and the variance, under a prior where twisting errs."""
+        # A thin prior: its Tweedie variance is far below 1 - alpha_bar.
+        prior = gaussian.GaussianPrior.isotropic(
+            np.full((2, 2, 1), 0.2), 0.1, ALPHA_BAR
+        )
+        identity = Mask(jnp.ones((2, 2, 1)))
+        measured = problem.measure(KEY, jnp.full((2, 2, 1), 0.8), identity, 0.3)
+        steps = schedule.reverse_steps(ALPHA_BAR, 60)
+        conditioner = conditioners.make_conditioner(
+            'tds', particles=particles, clip=False, variance='posterior'
+        )
+
+        @jax.jit
+        @jax.vmap
+        def draw(key):
+            return sampler.sample(key, steps, measured, prior, conditioner)[0]
+
+        x = np.asarray(draw(jax.random.split(KEY, 1500)))
+        # What 60 steps make of the prior is Gaussian too, and it is that
+        # distribution's posterior which weighted particles come to.
+        as_posterior = gaussian.Posterior(
+            np.full((2, 2, 1), 0.2), np.sqrt(0.1) * np.eye(4)
+        )
+        of_steps = validation.after_steps(as_posterior, steps)
+        prior_variance = of_steps.covariance[0, 0]
+        variance = 1 / (1 / prior_variance + 1 / 0.3**2)
+        mean = variance * (
+            of_steps.mean / prior_variance + measured.y / 0.3**2
+        )
+        return (
+            np.abs(x.mean(axis=0) - mean).mean() / np.sqrt(variance),
+            np.abs(x.var(axis=0) / variance - 1).mean(),
+        )
+
+    def test_its_error_falls_with_the_particles(self):
+        one, many = self.errors(1), self.errors(32)
+        self.assertGreater(one[0], 0.3)
+        # Four standard errors of a mean of 1500, and what is left with 32.
+        self.assertLess(many[0], 4 / np.sqrt(1500) + 0.05)
+        self.assertLess(many[1], one[1] + 0.2)
+
+    def test_particles_are_no_number_that_lanes_may_differ_in(self):
+        lanes = sweep.make_lanes(KEY, [make_problem()], [{'particles': 4}])
+        with self.assertRaisesRegex(ValueError, 'particles sets a shape'):
+            sweep.run_batches(lanes, PRIOR, 'tds', 5)
+
+    def test_a_sweep_hands_over_one_image_a_lane(self):
+        lanes = sweep.make_lanes(KEY, [make_problem()], [{}], num_samples=2)
+        result = sweep.run_lanes(lanes, PRIOR, 'tds', 5, particles=3)
+        self.assertEqual(result.x.shape, (2, *SHAPE))
 
 
 class CheckOperatorTest(absltest.TestCase):

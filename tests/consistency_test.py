@@ -9,6 +9,13 @@ from invjax import consistency, operators, problem
 from invjax.priors import gaussian
 
 _SHAPE = (8, 8, 3)
+_LINEAR = [
+    task
+    for task in operators.OPERATORS
+    if hasattr(
+        operators.make_operator(task, jax.random.key(0), _SHAPE), 'adjoint'
+    )
+]
 _PARAMETERS = {
     'gaussian_deblur': {'blur_size': 5, 'blur_std': 0.8},
     'motion_deblur': {'blur_size': 5},
@@ -55,7 +62,7 @@ def _estimate():
 
 class NearestTest(parameterized.TestCase):
     @parameterized.product(
-        task=[*operators.OPERATORS], variance=[0.01, 1.0], plain=[False, True]
+        task=_LINEAR, variance=[0.01, 1.0], plain=[False, True]
     )
     def test_it_is_the_minimiser(self, task, variance, plain):
         measured, matrix = _measured(task, 0.1, plain)
@@ -77,7 +84,7 @@ class NearestTest(parameterized.TestCase):
 
 
 class ProjectTest(parameterized.TestCase):
-    @parameterized.parameters(*operators.OPERATORS)
+    @parameterized.parameters(*_LINEAR)
     def test_it_explains_the_measurement_and_changes_nothing_else(self, task):
         measured, matrix = _measured(task, 0.0)
         x = _estimate()
@@ -89,6 +96,25 @@ class ProjectTest(parameterized.TestCase):
         added = np.ravel(found - x)
         rows = np.linalg.pinv(matrix) @ matrix
         np.testing.assert_allclose(rows @ added, added, atol=2e-3)
+
+
+class SquaredDistanceTest(parameterized.TestCase):
+    @parameterized.product(
+        task=['random_inpainting', 'motion_deblur', 'super_resolution'],
+        plain=[False, True],
+    )
+    def test_it_is_the_quadratic_form(self, task, plain):
+        measured, matrix = _measured(task, 0.3, plain)
+        x = _estimate()
+        residual = measured.residual(x)
+        found = consistency.squared_distance(
+            measured, residual, jnp.asarray(0.5), 0.3**2
+        )
+        gram = 0.5 * matrix @ matrix.T + 0.3**2 * np.eye(len(matrix))
+        flat = np.ravel(residual)
+        np.testing.assert_allclose(
+            found, flat @ np.linalg.solve(gram, flat), rtol=1e-3
+        )
 
 
 class DrawTest(parameterized.TestCase):

@@ -1,6 +1,7 @@
 """Operators: a contract that each one keeps, and what is special about some."""
 
 import functools
+import io
 import json
 import pathlib
 
@@ -11,13 +12,20 @@ import scipy.ndimage
 from absl.testing import absltest, parameterized
 from PIL import Image
 
-from invjax import operators, problem
+from invjax import images, operators, problem
 from invjax.operators import blur
 
 _GOLDENS = np.load(
     pathlib.Path(__file__).parent / 'goldens' / 'diffusion_math.npz'
 )
 SHAPE = (24, 20, 3)  # Not square, so that a swap of the axes shows.
+_NONLINEAR = (
+    'phase_retrieval',
+    'high_dynamic_range',
+    'jpeg',
+    'nonlinear_deblur',
+)
+_LINEAR = [task for task in operators.OPERATORS if task not in _NONLINEAR]
 
 
 @functools.cache
@@ -33,8 +41,8 @@ def golden_image(name):
     return np.moveaxis(_GOLDENS[name][0], 0, -1)
 
 
-@parameterized.parameters(*operators.OPERATORS)
-class ContractTest(parameterized.TestCase):
+@parameterized.parameters(*_LINEAR)
+class LinearTest(parameterized.TestCase):
     def test_adjoint_passes_the_dot_product_test(self, task):
         operator = operator_of(task)
         x = normal(1)
@@ -69,6 +77,9 @@ class ContractTest(parameterized.TestCase):
             np.linalg.norm(restored), 1.001 * np.linalg.norm(x)
         )
 
+
+@parameterized.parameters(*operators.OPERATORS)
+class ContractTest(parameterized.TestCase):
     def test_a_measurement_carries_data_on_the_support_alone(self, task):
         operator = operator_of(task)
         x = normal(7)
@@ -385,7 +396,7 @@ class ProblemTest(parameterized.TestCase):
         np.testing.assert_array_equal(jax.grad(exact.residual_norm)(x), 0 * x)
 
 
-@parameterized.parameters(*operators.OPERATORS)
+@parameterized.parameters(*_LINEAR)
 class SpectrumTest(parameterized.TestCase):
     def test_it_diagonalises_the_operator(self, task):
         operator = operator_of(task)
@@ -523,6 +534,126 @@ class CompressedSensingTest(parameterized.TestCase):
                 SHAPE,
                 keep_fraction=1.1,
             )
+
+
+class NonlinearTest(parameterized.TestCase):
+    @parameterized.parameters(*_NONLINEAR)
+    def test_the_gradient_is_that_of_small_changes(self, task):
+        if task == 'jpeg':
+            self.skipTest("Its gradient is the identity's, by design.")
+        operator = operator_of(task)
+        x, direction = 0.5 * normal(50), normal(51)
+        y, change = jax.jvp(operator.forward, (x,), (direction,))
+        size = 1e-2
+        differences = operator.forward(x + size * direction) - y
+        # Values at a kink, a clipped or a black one, are a few.
+        error = np.abs(differences / size - change)
+        self.assertLess(np.median(error), 0.02)
+        self.assertTrue(np.all(np.isfinite(change)))
+
+    @parameterized.parameters(*_NONLINEAR)
+    def test_pinv_has_the_shape_of_an_image(self, task):
+        operator = operator_of(task)
+        self.assertEqual(
+            operator.pinv(operator.forward(normal(52))).shape, SHAPE
+        )
+
+    def test_magnitudes_are_those_of_numpy_and_do_not_tell_a_turned_image(self):
+        operator = operator_of('phase_retrieval')
+        x = np.asarray(normal(53))
+        padded = np.pad(x, ((5, 5), (5, 5), (0, 0)))
+        expected = np.abs(np.fft.fft2(padded, axes=(0, 1), norm='ortho'))
+        np.testing.assert_allclose(operator.forward(x), expected, atol=1e-4)
+        turned = operator.forward(x[::-1, ::-1])
+        np.testing.assert_allclose(turned, expected, atol=1e-4)
+        # Without noise its energy is the image's.
+        np.testing.assert_allclose(
+            np.linalg.norm(operator.forward(x)), np.linalg.norm(x), rtol=1e-5
+        )
+
+    @parameterized.parameters(10, 50, 90)
+    def test_jpeg_is_that_of_pillow(self, quality):
+        rng = np.random.default_rng(0)
+        smooth = scipy.ndimage.gaussian_filter(
+            rng.normal(size=(32, 48, 3)), (3, 3, 0)
+        )
+        x = images.to_float(images.to_uint8(2 * smooth / np.abs(smooth).max()))
+        operator = operators.make_operator(
+            'jpeg', jax.random.key(0), x.shape, quality=quality
+        )
+        file = io.BytesIO()
+        Image.fromarray(images.to_uint8(x)).save(
+            file, 'JPEG', quality=quality, subsampling=0
+        )
+        expected = images.to_float(np.asarray(Image.open(file)))
+        found = np.clip(operator.forward(x), -1, 1)
+        # A file rounds its values and its colours once more: a level or two,
+        # and now and then a coefficient the other way.
+        self.assertLess(np.abs(found - expected).mean(), 2 / 127.5)
+        self.assertLess(
+            np.abs(found - expected).mean(),
+            0.5 * np.abs(x - expected).mean() + 1 / 127.5,
+        )
+
+    def test_light_that_is_not_spread_stays(self):
+        operator = operator_of('nonlinear_deblur')
+        constant = jnp.full(SHAPE, 0.3)
+        np.testing.assert_allclose(
+            operator.forward(constant), constant, atol=1e-5
+        )
+        # A light spot in the dark: in light the mean stays, so in values,
+        # which are concave in light, it rises.
+        spot = jnp.full(SHAPE, -1.0).at[12, 10].set(1.0)
+        self.assertGreater(operator.forward(spot).mean(), spot.mean() + 0.01)
+
+    @parameterized.parameters(
+        ('phase_retrieval', {'oversampling': -1}, 'oversampling must be 0 or'),
+        ('high_dynamic_range', {'gain': 0}, 'gain must be above 0 and finite'),
+        (
+            'jpeg',
+            {'quality': 0},
+            'quality must be a whole number from 1 to 100',
+        ),
+        (
+            'nonlinear_deblur',
+            {'blur_std': 0},
+            'blur_std must be above 0 pixels',
+        ),
+    )
+    def test_values_out_of_range_are_refused(self, task, parameters, sentence):
+        with self.assertRaisesRegex(ValueError, sentence):
+            operators.make_operator(
+                task, jax.random.key(0), SHAPE, **parameters
+            )
+
+
+class FunctionTest(absltest.TestCase):
+    def test_a_linear_function_has_its_adjoint(self):
+        operator = operators.Linear.of(
+            lambda x, weights: weights * x[::2, 1:],
+            SHAPE,
+            normal(60, (12, 19, 3)),
+        )
+        x, y = normal(61), normal(62, (12, 19, 3))
+        np.testing.assert_allclose(
+            np.vdot(operator.forward(x), y),
+            np.vdot(x, operator.adjoint(y)),
+            rtol=1e-4,
+        )
+
+    def test_any_function_can_be_measured(self):
+        operator = operators.Function.of(jnp.tanh, SHAPE)
+        x = normal(63)
+        measured = problem.measure(jax.random.key(0), x, operator, 0.0)
+        np.testing.assert_array_equal(measured.y, jnp.tanh(x))
+        self.assertEqual(measured.image_shape, SHAPE)
+        self.assertEqual(
+            operator.describe(), {'kind': 'Function', 'function': 'tanh'}
+        )
+
+    def test_a_function_of_another_shape_is_refused(self):
+        with self.assertRaisesRegex(ValueError, 'must take an image of shape'):
+            operators.Function.of(lambda x: x @ jnp.ones((7, 7)), SHAPE)
 
 
 if __name__ == '__main__':

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from invjax.conditioners.base import FRACTION, Conditioner, Info, Range
+from invjax.conditioners.base import FRACTION, Conditioner, Info, Range, Size
 from invjax.conditioners.daps import daps
 from invjax.conditioners.ddnm import ddnm
 from invjax.conditioners.ddrm import ddrm
@@ -26,6 +26,7 @@ from invjax.conditioners.reddiff import reddiff
 from invjax.conditioners.repaint import repaint
 from invjax.conditioners.score_ald import score_ald
 from invjax.conditioners.sdedit import sdedit
+from invjax.conditioners.tds import tds
 from invjax.conditioners.tmpd import tmpd
 from invjax.conditioners.unconditional import unconditional
 from invjax.diffusion import Transition
@@ -45,6 +46,7 @@ CONDITIONERS = {
     'daps': daps,
     'reddiff': reddiff,
     'repaint': repaint,
+    'tds': tds,
 }
 
 # What a method asks of an operator, by the name of its attribute, where it asks
@@ -59,6 +61,7 @@ _NEEDS = {
     'diffpir': 'adjoint',
     'daps': 'adjoint',
     'repaint': 'mask_of_x',
+    'tds': 'adjoint',
 }
 _NEEDED_FOR = {
     'adjoint': 'a linear operator',
@@ -113,7 +116,8 @@ def split_settings(method: str, settings: dict) -> tuple[dict, dict]:
         settings: of the method and of its transition, name to value.
 
     Returns:
-        Two dicts, of numbers and of choices (strings and booleans).
+        Two dicts, of numbers and of choices: strings, booleans, and whole
+        numbers that set a shape (`base.Size`).
 
     Raises:
         ValueError: for an unknown method or a name that it does not have.
@@ -125,7 +129,12 @@ def split_settings(method: str, settings: dict) -> tuple[dict, dict]:
                 f'{method} has no hyperparameter {name!r}; it has '
                 f'{", ".join([*own, *_TRANSITION])}.'
             )
-    choices = {n: v for n, v in settings.items() if isinstance(v, str | bool)}
+    sizes = _sizes(method)
+    choices = {
+        name: int(value) if name in sizes and np.ndim(value) == 0 else value
+        for name, value in settings.items()
+        if name in sizes or isinstance(value, str | bool)
+    }
     numbers = {n: v for n, v in settings.items() if n not in choices}
     return numbers, choices
 
@@ -192,12 +201,19 @@ def _lacks(method: str, operator, settings: Mapping) -> bool:
     return needed is not None and not hasattr(operator, needed)
 
 
+def _sizes(method: str) -> set[str]:
+    """The names of a method's whole numbers that set a shape."""
+    parameters = inspect.signature(_factory(method)).parameters
+    return {n for n, p in parameters.items() if p.annotation == Size}
+
+
 def _ranges(method: str) -> dict[str, Range]:
     parameters = inspect.signature(_factory(method)).parameters
     return {
         name: found
         for name, parameter in parameters.items()
         for found in getattr(parameter.annotation, '__metadata__', ())
+        if isinstance(found, Range)
     }
 
 

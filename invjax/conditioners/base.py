@@ -44,6 +44,7 @@ Count = Annotated[
         lambda v, _: (v >= 1) & np.isfinite(v) & (v == np.round(v)),
     ),
 ]
+Size = Annotated[int, 'a whole number that sets a shape, so never traced']
 Timestep = Annotated[
     jax.typing.ArrayLike,
     Range('from 0 to {last_t}', lambda v, last_t: (v >= 0) & (v <= last_t)),
@@ -73,6 +74,8 @@ class Conditioner(NamedTuple):
         start: (key, problem, steps) -> x, state. The state is the first row's.
         update: (key, x_t, state, step, problem, prior) -> x_s, state, Info: one
             whole step of the reverse process.
+        finish: (key, x, state, problem) -> (H, W, C): the image that the last x
+            stands for, where x is not an image itself.
         first_t: the timestep above which steps change nothing, so that the
             sampler may leave them out; None where all steps count.
     """
@@ -80,6 +83,7 @@ class Conditioner(NamedTuple):
     start: Callable[..., tuple[Any, Any]]
     update: Callable[..., tuple[Any, Any, Info]]
     first_t: Any = None
+    finish: Callable[..., jax.Array] = lambda key, x, state, problem: x
 
 
 def noise_start(key: jax.Array, problem: Problem, steps: Steps):

@@ -3,8 +3,8 @@
 An operator is a pytree with
 
     forward(x) -> y     A x; y may have another shape than x
-    adjoint(y) -> x     A^T y
-    pinv(y) -> x        A^+ y, where that is cheap
+    adjoint(y) -> x     A^T y; only linear operators have it
+    pinv(y) -> x        A^+ y where that is cheap, else a guess of x's shape
     support() -> array  broadcasts to y; 1 where y carries data, else 0
     describe() -> dict  its parameters as plain data, for a result's record
     spectrum()          see `spectrum.py`; only where it is cheap, and then all
@@ -23,7 +23,14 @@ import jax
 from invjax.operators.blur import gaussian_deblur, motion_deblur
 from invjax.operators.colour import colorization
 from invjax.operators.downsample import super_resolution
+from invjax.operators.function import Function, Linear
 from invjax.operators.mask import box_inpainting, denoising, random_inpainting
+from invjax.operators.nonlinear import (
+    high_dynamic_range,
+    jpeg,
+    nonlinear_deblur,
+    phase_retrieval,
+)
 from invjax.operators.projection import compressed_sensing
 
 OPERATORS = {
@@ -35,7 +42,20 @@ OPERATORS = {
     'super_resolution': super_resolution,
     'colorization': colorization,
     'compressed_sensing': compressed_sensing,
+    'phase_retrieval': phase_retrieval,
+    'high_dynamic_range': high_dynamic_range,
+    'jpeg': jpeg,
+    'nonlinear_deblur': nonlinear_deblur,
 }
+
+__all__ = [
+    'OPERATORS',
+    'Function',
+    'Linear',
+    'check_names',
+    'make_operator',
+    'parameters',
+]
 
 
 def parameters(task: str) -> tuple[str, ...]:
