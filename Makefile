@@ -8,7 +8,7 @@ demo: .venv/installed
 	$(BIN)/python -m experiments.demo --out=out/demo
 
 test: .venv/installed-test
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadscope
 
 test-slow: .venv/installed-test
 	$(BIN)/python -m pytest -m slow

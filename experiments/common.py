@@ -70,28 +70,24 @@ _TASK_PARAMETERS = {}
 
 def define_task():
     """The flag of a task, and those of all tasks' parameters."""
-    _TASK_PARAMETERS.update(
-        blur_size=flags.DEFINE_integer('blur_size', None, 'Pixels, odd.'),
-        blur_std=flags.DEFINE_float('blur_std', None, 'Pixels, above 0.'),
-        box_size=flags.DEFINE_integer('box_size', None, 'Pixels.'),
-        box_margin=flags.DEFINE_integer('box_margin', None, 'Pixels.'),
-        drop_fraction=flags.DEFINE_float(
-            'drop_fraction', None, 'Share of missing pixels, 0 to 1.'
-        ),
-        intensity=flags.DEFINE_float(
-            'intensity', None, 'Of a motion, 0 (straight) to 1.'
-        ),
-        factor=flags.DEFINE_integer('factor', None, 'Of super-resolution.'),
-        filter=flags.DEFINE_enum(
-            'filter', None, ['bicubic', 'average'], 'Of super-resolution.'
-        ),
-        keep_fraction=flags.DEFINE_float(
-            'keep_fraction', None, 'Share of measured projections, 0 to 1.'
-        ),
-    )
+    owners = {}
+    for task in operators.OPERATORS:
+        for name, kind in operators.parameters(task).items():
+            owners.setdefault(name, (kind, []))[1].append(task)
+    for name, (kind, tasks) in owners.items():
+        _TASK_PARAMETERS[name] = _define(name, kind, f'Of {", ".join(tasks)}.')
     return flags.DEFINE_string(
         'task', 'box_inpainting', f'One of {", ".join(operators.OPERATORS)}.'
     )
+
+
+def _define(name: str, kind: type, words: str):
+    define = {
+        int: flags.DEFINE_integer,
+        float: flags.DEFINE_float,
+        str: flags.DEFINE_string,
+    }[kind]
+    return define(name, None, words)
 
 
 def define_images():
@@ -120,25 +116,13 @@ def define_transition():
 def define_method():
     """The flag of a method, and those of all methods' hyperparameters."""
     define_transition()
-    _SETTINGS.update(
-        zeta=flags.DEFINE_float('zeta', None, 'dps: step size, 0 or more.'),
-        normalise=flags.DEFINE_enum(
-            'normalise',
-            None,
-            ['residual', 'gradient'],
-            'dps: norm that the step is divided by.',
-        ),
-        tau=flags.DEFINE_float('tau', None, 'sdedit: start, 0 to T - 1.'),
-        gamma_0=flags.DEFINE_float(
-            'gamma_0', None, 'score_ald: gamma at t=0, above 0.'
-        ),
-        gamma_T=flags.DEFINE_float(
-            'gamma_T', None, 'score_ald: gamma at t=T, above 0.'
-        ),
-        equation=flags.DEFINE_enum(
-            'equation', None, ['11', '10'], "score_ald: the paper's equation."
-        ),
-    )
+    owners = {}
+    for method in conditioners.CONDITIONERS:
+        for name, default in conditioners.hyperparameters(method).items():
+            kind = str if isinstance(default, str) else float
+            owners.setdefault(name, (kind, []))[1].append(method)
+    for name, (kind, methods) in owners.items():
+        _SETTINGS[name] = _define(name, kind, f'Of {", ".join(methods)}.')
     return flags.DEFINE_string(
         'method', 'dps', f'One of {", ".join(conditioners.CONDITIONERS)}.'
     )
@@ -184,8 +168,9 @@ def given_task_parameters() -> dict:
 
 def check_settings(method: str) -> None:
     """Refuse what stands on the command line for a method, before loading."""
-    numbers, _ = conditioners.split_settings(method, given_settings())
+    numbers, choices = conditioners.split_settings(method, given_settings())
     conditioners.check_settings(method, numbers)
+    conditioners.make_conditioner(method, **choices)
 
 
 def make_folder(name: str) -> pathlib.Path:

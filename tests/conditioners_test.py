@@ -514,9 +514,7 @@ class TdsTest(parameterized.TestCase):
         of_steps = validation.after_steps(as_posterior, steps)
         prior_variance = of_steps.covariance[0, 0]
         variance = 1 / (1 / prior_variance + 1 / 0.3**2)
-        mean = variance * (
-            of_steps.mean / prior_variance + measured.y / 0.3**2
-        )
+        mean = variance * (of_steps.mean / prior_variance + measured.y / 0.3**2)
         return (
             np.abs(x.mean(axis=0) - mean).mean() / np.sqrt(variance),
             np.abs(x.var(axis=0) / variance - 1).mean(),

@@ -16,6 +16,7 @@ a row of the contract tests and a row of the tables.
 """
 
 import inspect
+import typing
 from collections.abc import Iterable
 
 import jax
@@ -58,18 +59,20 @@ __all__ = [
 ]
 
 
-def parameters(task: str) -> tuple[str, ...]:
-    """The names of a task's own keyword arguments."""
+def parameters(task: str) -> dict[str, type]:
+    """A task's own keyword arguments: name to int, float or str."""
     if task not in OPERATORS:
         raise ValueError(
             f'task must be one of {", ".join(OPERATORS)}, got {task!r}.'
         )
     signature = inspect.signature(OPERATORS[task])
-    return tuple(
-        name
-        for name, parameter in signature.parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    )
+    found = {}
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            # `int | None` is an int with a default in proportion to the image.
+            kinds = typing.get_args(parameter.annotation)
+            found[name] = kinds[0] if kinds else parameter.annotation
+    return found
 
 
 def check_names(task: str, names: Iterable[str]) -> None:

@@ -279,9 +279,11 @@ class SamplingSecondsTest(absltest.TestCase):
 
 
 class ReadmeTest(absltest.TestCase):
-    def test_the_python_example_of_the_readme_runs(self):
+    def test_the_python_examples_of_the_readme_run(self):
         readme = (_ROOT / 'README.md').read_text()
-        (example,) = re.findall(r'```python\n(.*?)```', readme, re.DOTALL)
+        examples = re.findall(r'```python\n(.*?)```', readme, re.DOTALL)
+        self.assertLen(examples, 2)
+        example = '\n'.join(examples)
         self.assertIn('num_steps=100', example)
         with tempfile.TemporaryDirectory() as folder:
             code = example.replace('num_steps=100', 'num_steps=2')
