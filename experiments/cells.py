@@ -115,7 +115,7 @@ def compute(
                 process == 0
                 and records.cell_id(measured[-1]) not in writer.done
             ):
-                y = np.asarray(measurement.y)
+                y = common.picture_of(measurement)
                 scores = common.scores(y, truth, measurement, data.lpips)
                 writer.write(measured[-1], scores, y)
             kept, rest = measurement, None

@@ -304,6 +304,14 @@ def scores(x, truth, inverse_problem, lpips=None) -> dict[str, float]:
     }
 
 
+def picture_of(inverse_problem: problem.Problem) -> np.ndarray:
+    """The measurement as an image, (H, W, 3): itself, or what A^+ makes of it."""
+    y = inverse_problem.y
+    if y.shape != inverse_problem.image_shape:
+        y = inverse_problem.operator.pinv(y)
+    return np.asarray(y)
+
+
 def make_operator(task: str, image_shape: tuple[int, int, int]):
     """The operator of a task with the parameters of the flags."""
     key_operator, _, _ = keys()

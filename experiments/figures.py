@@ -211,12 +211,15 @@ def _table(out, name, rows_by_task, prior, truth, problems, lpips):
     if shared:
         labels = next(iter(own.values()))
     else:
-        labels = [method for method, _ in next(iter(rows_by_task.values()))]
+        labels = [
+            words.partition('\n')[0] for words in next(iter(own.values()))
+        ]
         for i, row in enumerate(texts):
             for j, words in enumerate(own.values()):
                 row[j] += '\n' + words[i].partition('\n')[2].replace('\n', ', ')
     pictures = [*zip(*columns, strict=True)]
-    _grid(out, name, pictures, [*_TASKS.values()], labels, texts)
+    titles = [f'{task}\nPSNR / LPIPS alex' for task in _TASKS.values()]
+    _grid(out, name, pictures, titles, labels, texts)
     return {
         task: [
             {'method': m, 'settings': s, **score}

@@ -1,5 +1,6 @@
 """One measurement, made here of a picture or brought: flags, checks, reading."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
@@ -12,7 +13,9 @@ IMAGE = flags.DEFINE_string(
     'image', None, 'The truth, any picture; it is degraded, then restored.'
 )
 MEASUREMENT = flags.DEFINE_string(
-    'measurement', None, "Instead of --image: y, of the prior's own size."
+    'measurement',
+    None,
+    'Instead of --image: y, of the size that the task measures.',
 )
 MASK = flags.DEFINE_string(
     'mask', None, 'With --measurement, for inpainting: white is observed.'
@@ -61,12 +64,16 @@ def read(prior) -> tuple[np.ndarray | None, problem.Problem]:
         truth = common.read_truth(IMAGE.value, prior)
         return truth, common.measure(truth, TASK.value, NOISE_STD.value)
     side = prior.image_shape[0]
-    y = images.read_exact(MEASUREMENT.value, side)
     if MASK.value is not None:
         mask = images.read_exact(MASK.value, side, mode='L')
         operator = Mask(jnp.asarray(mask > 0, jnp.float32))
     else:
         operator = common.make_operator(TASK.value, prior.image_shape)
+    blank = jnp.zeros(prior.image_shape)
+    side, _, num_channels = jax.eval_shape(operator.forward, blank).shape
+    y = images.read_exact(
+        MEASUREMENT.value, side, mode='L' if num_channels == 1 else 'RGB'
+    )
     return None, problem.from_measurement(y, operator, NOISE_STD.value)
 
 

@@ -73,7 +73,7 @@ def main():
         'seconds': {'load': load_seconds, **seconds},
         **common.protocol(common.flag_values()),
     }
-    y = np.asarray(inverse_problem.y)
+    y = common.picture_of(inverse_problem)
     if truth is not None:
         record['measurement'] = measured.scores(y, truth, inverse_problem)
     if len(good) > 1:

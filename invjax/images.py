@@ -51,8 +51,8 @@ def read_exact(path, side: int, mode: str = 'RGB') -> np.ndarray:
     picture = _open(path).convert(mode)
     if picture.size != (side, side):
         raise ValueError(
-            f'{path} is {picture.width} x {picture.height}, but the prior is '
-            f'for {side} x {side}; a measurement or mask is not resized.'
+            f'{path} is {picture.width} x {picture.height}, but must be '
+            f'{side} x {side}; a measurement or mask is not resized.'
         )
     pixels = np.asarray(picture).reshape(side, side, -1)
     return to_float(pixels)

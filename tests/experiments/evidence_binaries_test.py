@@ -41,6 +41,10 @@ class EvidenceBinariesTest(absltest.TestCase):
                 '--method=score_ald',
                 '--grid=gamma_0=2,8',
             ),
+            'smaller': (
+                'restore', face, '--task=super_resolution', '--factor=2',
+                '--method=ddrm', few,
+            ),
             'tune by nothing': ('tune', face, '--method=unconditional'),
             'tune without noise': ('tune', face, '--noise_std=0'),
             'tune a blur': (
@@ -86,6 +90,12 @@ class EvidenceBinariesTest(absltest.TestCase):
         self.assertEqual(found['nominal_coverage'], [0.5])
         for name in ('uncertainty.png', 'traces.png'):
             images.read_image(out / name)
+
+    def test_a_measurement_of_another_size_is_restored_and_shown(self):
+        self.output('smaller')
+        for name in ('measurement', 'restored'):
+            x, _ = images.read_image(self.folder / 'smaller' / f'{name}.png')
+            self.assertEqual(x.shape, (16, 16, 3))
 
     def test_tune_chooses_by_the_criterion_that_it_names(self):
         text = self.output('tune')

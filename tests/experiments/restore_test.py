@@ -210,7 +210,7 @@ class RestoreTest(parameterized.TestCase):
         (
             'wrong_size_measurement',
             [f'--measurement={_FACE}', '--task=denoising'],
-            'is 256 x 256, but the prior is for 64 x 64',
+            'is 256 x 256, but must be 64 x 64',
         ),
     )
     def test_what_only_the_prior_can_tell_is_one_sentence_too(
