@@ -421,7 +421,7 @@ class ConsistencyTest(parameterized.TestCase):
             ('diffpir', {}),
             ('daps', {}),
         ],
-        task=['random_inpainting', 'super_resolution', 'colorization'],
+        task=['random_inpainting', 'super_resolution'],
     )
     def test_a_noiseless_measurement_is_met(self, method_and_settings, task):
         method, settings = method_and_settings
