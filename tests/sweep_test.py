@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from invjax import conditioners, operators, problem, schedule, sweep
+from invjax import operators, problem, schedule, sweep
 from invjax.conditioners import Info
 from invjax.diffusion import Prediction
 from invjax.priors import gaussian
