@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from invjax.diffusion import Transition
+from invjax.diffusion import Transition, diffuse_once, tweedie
 from invjax.problem import Problem
 from invjax.schedule import Steps
 
@@ -137,18 +137,66 @@ def corrected_step(
 
     Args:
         x0_hat: (H, W, C), the prior's own.
-        x0_corrected: (H, W, C), what the measurement made of it; clipped here
-            if the transition clips.
+        x0_corrected: (H, W, C), what the measurement made of it. Both are
+            clipped here if the transition clips.
 
     The others are those of `guided_step`, and so is what it returns; guidance
     in Info is the difference that the correction makes to x_s.
     """
     if transition.clip:
+        x0_hat = jnp.clip(x0_hat, -1, 1)
         x0_corrected = jnp.clip(x0_corrected, -1, 1)
     noise = jax.random.normal(key, x_t.shape)
     prior_x_s = transition(x_t, x0_hat, prediction, step, noise)
     x_s = transition(x_t, x0_corrected, prediction, step, noise)
     return x_s, observe(x_t, x0_hat, prior_x_s, x_s - prior_x_s, problem)
+
+
+def estimate_and_transpose(x_t: jax.Array, step: Steps, prior):
+    """Tweedie's estimate, not clipped, and the way back through it.
+
+    Returns:
+        x0_hat, (H, W, C); v -> J^T v with J = d x0_hat / d x_t; the prediction.
+    """
+
+    def estimate(x_t):
+        prediction = prior(x_t, step.t)
+        return tweedie(x_t, prediction.eps, step.alpha_bar_t), prediction
+
+    x0_hat, transpose, prediction = jax.vjp(estimate, x_t, has_aux=True)
+    return x0_hat, lambda v: transpose(v)[0], prediction
+
+
+def repeat_step(
+    key: jax.Array,
+    x_t: jax.Array,
+    step: Steps,
+    problem: Problem,
+    times: jax.typing.ArrayLike,
+    step_once: Callable[[jax.Array, jax.Array], tuple[jax.Array, Info]],
+) -> tuple[jax.Array, Info]:
+    """Take a step several times, each but the last undone by fresh noise.
+
+    Args:
+        times: () a whole number, 1 or more. May be traced.
+        step_once: (key, x_t) -> x_s, Info.
+
+    Returns:
+        x_s and Info of the last time.
+    """
+
+    def again(i, carry):
+        x_t, _, _ = carry
+        key_step, key_back = jax.random.split(jax.random.fold_in(key, i))
+        x_s, info = step_once(key_step, x_t)
+        noise = jax.random.normal(key_back, x_t.shape)
+        return diffuse_once(x_s, step.beta, noise), x_s, info
+
+    nothing = observe(x_t, x_t, x_t, x_t, problem)
+    _, x_s, info = jax.lax.fori_loop(
+        0, jnp.asarray(times, jnp.int32), again, (x_t, x_t, nothing)
+    )
+    return x_s, info
 
 
 def observe(x_t, x0_hat, prior_x_s, guidance, problem: Problem) -> Info:

@@ -22,11 +22,11 @@ from invjax.conditioners.base import (
     Count,
     noise_start,
     observe,
+    repeat_step,
 )
 from invjax.diffusion import (
     ANCESTRAL,
     Transition,
-    diffuse_once,
     posterior_mean,
 )
 
@@ -71,16 +71,13 @@ def ddnm(
         return x_s, info
 
     def update(key, x_t, state, step, problem, prior):
-        def again(i, carry):
-            x_t, _, _ = carry
-            key_step, key_back = jax.random.split(jax.random.fold_in(key, i))
-            x_s, info = step_once(key_step, x_t, step, problem, prior)
-            noise = jax.random.normal(key_back, x_t.shape)
-            return diffuse_once(x_s, step.beta, noise), x_s, info
-
-        nothing = observe(x_t, x_t, x_t, x_t, problem)
-        _, x_s, info = jax.lax.fori_loop(
-            0, jnp.asarray(travel, jnp.int32), again, (x_t, x_t, nothing)
+        x_s, info = repeat_step(
+            key,
+            x_t,
+            step,
+            problem,
+            travel,
+            lambda key, x_t: step_once(key, x_t, step, problem, prior),
         )
         return x_s, state, info
 

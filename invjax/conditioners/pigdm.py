@@ -9,7 +9,6 @@ formula, the estimate that the step is taken with. r_t^2 = 1 - alpha_bar_t is
 the paper's choice, exact for x_0 ~ N(0, I).
 """
 
-import jax
 import jax.numpy as jnp
 
 from invjax import consistency
@@ -18,9 +17,10 @@ from invjax.conditioners.base import (
     NotNegative,
     Positive,
     corrected_step,
+    estimate_and_transpose,
     noise_start,
 )
-from invjax.diffusion import ANCESTRAL, Transition, tweedie
+from invjax.diffusion import ANCESTRAL, Transition
 
 
 def pigdm(
@@ -39,21 +39,16 @@ def pigdm(
     """
 
     def update(key, x_t, state, step, problem, prior):
-        def estimate(x_t):
-            prediction = prior(x_t, step.t)
-            return tweedie(x_t, prediction.eps, step.alpha_bar_t), prediction
-
-        x0_hat, transposed, prediction = jax.vjp(estimate, x_t, has_aux=True)
+        x0_hat, transpose, prediction = estimate_and_transpose(x_t, step, prior)
         variance = spread**2 * step.noise_var_t
-        (score,) = transposed(
+        score = transpose(
             consistency.correction(problem, problem.residual(x0_hat), variance)
         )
         shift = strength * step.noise_var_t / jnp.sqrt(step.alpha_bar_t) * score
-        plain = jnp.clip(x0_hat, -1, 1) if transition.clip else x0_hat
         x_s, info = corrected_step(
             key,
             x_t,
-            plain,
+            x0_hat,
             x0_hat + shift,
             prediction,
             step,

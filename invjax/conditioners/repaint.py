@@ -10,8 +10,14 @@ jumps of one step). The measurement's noise stays in the picture.
 import jax
 import jax.numpy as jnp
 
-from invjax.conditioners.base import Conditioner, Count, noise_start, observe
-from invjax.diffusion import ANCESTRAL, Transition, diffuse, diffuse_once
+from invjax.conditioners.base import (
+    Conditioner,
+    Count,
+    noise_start,
+    observe,
+    repeat_step,
+)
+from invjax.diffusion import ANCESTRAL, Transition, diffuse
 
 
 def repaint(
@@ -27,11 +33,8 @@ def repaint(
     def update(key, x_t, state, step, problem, prior):
         mask = problem.operator.mask_of_x()
 
-        def again(i, carry):
-            x_t, _, _ = carry
-            key_step, key_y, key_back = jax.random.split(
-                jax.random.fold_in(key, i), 3
-            )
+        def step_once(key, x_t):
+            key_step, key_y = jax.random.split(key)
             prediction = prior(x_t, step.t)
             x0_hat = transition.estimate(x_t, prediction, step)
             noise = jax.random.normal(key_step, x_t.shape)
@@ -39,14 +42,9 @@ def repaint(
             noise = jax.random.normal(key_y, x_t.shape)
             known = diffuse(problem.y, step.alpha_bar_s, noise)
             x_s = jnp.where(mask > 0, known, plain)
-            info = observe(x_t, x0_hat, plain, x_s - plain, problem)
-            noise = jax.random.normal(key_back, x_t.shape)
-            return diffuse_once(x_s, step.beta, noise), x_s, info
+            return x_s, observe(x_t, x0_hat, plain, x_s - plain, problem)
 
-        nothing = observe(x_t, x_t, x_t, x_t, problem)
-        _, x_s, info = jax.lax.fori_loop(
-            0, jnp.asarray(resamplings, jnp.int32), again, (x_t, x_t, nothing)
-        )
+        x_s, info = repeat_step(key, x_t, step, problem, resamplings, step_once)
         return x_s, state, info
 
     return Conditioner(start=noise_start, update=update)

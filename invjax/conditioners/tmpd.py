@@ -20,13 +20,13 @@ from invjax.conditioners.base import (
     Conditioner,
     NotNegative,
     corrected_step,
+    estimate_and_transpose,
     noise_start,
 )
 from invjax.diffusion import (
     ANCESTRAL,
     Transition,
     step_log_variance,
-    tweedie,
 )
 
 MOMENTS = ('row_sum', 'learned')
@@ -59,27 +59,22 @@ def tmpd(
         )
 
     def update(key, x_t, state, step, problem, prior):
-        def estimate(x_t):
-            prediction = prior(x_t, step.t)
-            return tweedie(x_t, prediction.eps, step.alpha_bar_t), prediction
-
-        x0_hat, transposed, prediction = jax.vjp(estimate, x_t, has_aux=True)
+        x0_hat, transpose, prediction = estimate_and_transpose(x_t, step, prior)
         to_x0 = step.noise_var_t / jnp.sqrt(step.alpha_bar_t)
         if moment == 'learned' and prediction.log_variance_fraction is not None:
             variance = _learned_variance(prediction, step)
         else:
             # J is symmetric, so the sums of its rows are J^T 1.
-            variance = to_x0 * transposed(jnp.ones_like(x_t))[0]
+            variance = to_x0 * transpose(jnp.ones_like(x_t))
         variance = jnp.maximum(variance, _LEAST * step.noise_var_t)
         variance = jax.lax.stop_gradient(variance)
-        (score,) = transposed(
+        score = transpose(
             consistency.correction(problem, problem.residual(x0_hat), variance)
         )
-        plain = jnp.clip(x0_hat, -1, 1) if transition.clip else x0_hat
         x_s, info = corrected_step(
             key,
             x_t,
-            plain,
+            x0_hat,
             x0_hat + strength * to_x0 * score,
             prediction,
             step,
