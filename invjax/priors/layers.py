@@ -93,6 +93,21 @@ def group_norm_scale_shift(x, scale, bias, num_groups=32, epsilon=1e-5):
     return x * multiplier + (bias - mean * multiplier)
 
 
+def pointwise(x, kernel):
+    """A 1 x 1 convolution as the matrix product that it is.
+
+    Args:
+        x: (H, W, I).
+        kernel: (1, 1, I, O).
+
+    Returns:
+        (H, W, O).
+    """
+    height, width, channels = x.shape
+    out = x.reshape(height * width, channels) @ kernel[0, 0]
+    return out.reshape(height, width, -1)
+
+
 def upsample(x):
     """Nearest-neighbour upsampling: (H, W, C) to (2 H, 2 W, C)."""
     height, width, channels = x.shape
@@ -123,13 +138,17 @@ def attention(qkv, num_heads, new_order):
     """
     pixels, channels = qkv.shape[0], qkv.shape[1] // 3
     width = channels // num_heads
+    # Heads outermost before the products: each is then a plain matrix product,
+    # where a CPU would go through strided heads value by value.
     if new_order:
-        q, k, v = jnp.moveaxis(qkv.reshape(pixels, 3, num_heads, width), 1, 0)
+        qkv = qkv.reshape(pixels, 3, num_heads, width).transpose(1, 2, 0, 3)
     else:
-        q, k, v = jnp.moveaxis(qkv.reshape(pixels, num_heads, 3, width), 2, 0)
+        qkv = qkv.reshape(pixels, num_heads, 3, width).transpose(2, 1, 0, 3)
+    q, k, v = lax.optimization_barrier(qkv)
     # q and k are scaled each, which keeps half-precision products in range.
     scale = width**-0.25
-    logits = jnp.einsum('phd,qhd->hpq', q * scale, k * scale)
+    logits = jnp.einsum('hpd,hqd->hpq', q * scale, k * scale)
     weights = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
-    out = jnp.einsum('hpq,qhd->phd', weights.astype(qkv.dtype), v)
+    out = jnp.einsum('hpq,hqd->hpd', weights.astype(v.dtype), v)
+    out = out.swapaxes(0, 1)
     return out.reshape(pixels, channels)

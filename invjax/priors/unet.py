@@ -48,6 +48,8 @@ class Conv(nn.Module):
                 prepared = self.get_variable('prepared', 'kernel')
                 return winograd.conv(x, prepared) + bias
         convolve = layers.conv if self.stride == 1 else layers.conv_stride_2
+        if self.size == 1:
+            convolve = layers.pointwise
         return convolve(x, kernel.astype(self.dtype)) + bias
 
 

@@ -122,12 +122,13 @@ def _conv(x, transformed):
     # Row i of all tiles is row i % m of this tile or of the next one.
     x = lax.optimization_barrier(x)
     x = jnp.pad(x, ((1, m - 1), (1, m - 1), (0, 0)))
-    x = x.reshape(h + 1, m, (w + 1) * m * channels)
+    # The channels stay an axis of their own: over a merged one, padding and what
+    # it is fused with run value by value.
+    x = x.reshape(h + 1, m, w + 1, m, channels)
     rows = [x[:h, i] if i < m else x[1:, i - m] for i in range(points)]
     x = jnp.stack([_combine(row, rows) for row in _INPUT[m]])
     # Else XLA fuses both transforms and computes the first one `points` times.
     x = lax.optimization_barrier(x)
-    x = x.reshape(points, h, w + 1, m, channels)
     columns = [
         x[:, :, :w, j] if j < m else x[:, :, 1:, j - m] for j in range(points)
     ]
@@ -136,12 +137,13 @@ def _conv(x, transformed):
     x = x.reshape(points**2, h * w, channels)
     x = lax.dot_general(x, transformed, (((2,), (1,)), ((0,), (0,))))
 
-    x = x.reshape(points, points, -1)
+    # Each transform puts its rows or columns where they belong in the image, so
+    # that no transposition is left for what comes after to be fused with.
+    x = x.reshape(points, points, h, w, -1)
+    x = jnp.stack([_combine(row, list(x)) for row in _OUTPUT[m]], axis=3)
+    x = x.reshape(points, h, -1)
     x = jnp.stack([_combine(row, list(x)) for row in _OUTPUT[m]], axis=1)
-    x = x.reshape(points, m, h, w, -1)
-    x = jnp.stack([_combine(row, list(x)) for row in _OUTPUT[m]])
-    x = x.transpose(2, 0, 3, 1, 4).reshape(height, width, -1)
-    return lax.optimization_barrier(x)
+    return x.reshape(height, width, -1)
 
 
 @jax.custom_vjp
