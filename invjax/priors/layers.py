@@ -5,6 +5,8 @@ accelerators, where a plainer form compiles to slow loops (the numbers are
 in docs/performance.md).
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -62,13 +64,29 @@ def conv_stride_2(x, kernel):
     return _conv(x, kernel, stride=2)
 
 
-def group_norm_scale_shift(x, scale, bias, num_groups=32, epsilon=1e-5):
-    """Group normalisation (Wu and He, 2018) in float32.
+def _group_statistics(x, num_groups, epsilon):
+    """Mean and 1 / deviation of each channel's group, (C,) float32 each.
 
     Sums run per channel over the pixels and are combined into groups on the
-    small (C,) arrays; the image itself is read twice and multiplied and added
-    once. Over a reshaped (H W, groups, C / groups) array the same takes
-    several times longer.
+    small (C,) arrays. Over a reshaped (H W, groups, C / groups) array the same
+    takes several times longer.
+    """
+    mean = _over_groups(jnp.mean, x.mean(axis=(0, 1)), num_groups)
+    squares = jnp.square(x - mean).mean(axis=(0, 1))
+    variance = _over_groups(jnp.mean, squares, num_groups)
+    return mean, lax.rsqrt(variance + epsilon)
+
+
+def _over_groups(reduce, per_channel, num_groups):
+    """Reduce (C,) over the channels of each group, and hand it back to them."""
+    groups = per_channel.reshape(num_groups, -1)
+    return jnp.repeat(reduce(groups, axis=1), groups.shape[1])
+
+
+def group_norm(x, scale, bias, num_groups=32, epsilon=1e-5):
+    """Group normalisation (Wu and He, 2018) in float32.
+
+    The image is read twice for its statistics, and multiplied and added once.
 
     Args:
         x: (H, W, C).
@@ -81,16 +99,55 @@ def group_norm_scale_shift(x, scale, bias, num_groups=32, epsilon=1e-5):
         (H, W, C) float32.
     """
     x = x.astype(jnp.float32)
-    channels = x.shape[-1]
-
-    def group_mean(per_channel):
-        groups = per_channel.reshape(num_groups, channels // num_groups)
-        return jnp.repeat(groups.mean(axis=1), channels // num_groups)
-
-    mean = group_mean(x.mean(axis=(0, 1)))
-    variance = group_mean(jnp.square(x - mean).mean(axis=(0, 1)))
-    multiplier = scale * lax.rsqrt(variance + epsilon)
+    mean, inverse = _group_statistics(x, num_groups, epsilon)
+    multiplier = scale * inverse
     return x * multiplier + (bias - mean * multiplier)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def group_norm_silu(x, scale, bias, num_groups=32, epsilon=1e-5):
+    """`group_norm`, then SiLU.
+
+    Its gradient is written out: it keeps x alone, and makes the rest of it once
+    more in two passes, one for sums per channel and one for the result.
+
+    Args and result are those of `group_norm`.
+    """
+    return jax.nn.silu(group_norm(x, scale, bias, num_groups, epsilon))
+
+
+def _group_norm_silu_forward(x, scale, bias, num_groups, epsilon):
+    mean, inverse = _group_statistics(
+        x.astype(jnp.float32), num_groups, epsilon
+    )
+    multiplier = scale * inverse
+    offset = bias - mean * multiplier
+    out = jax.nn.silu(x.astype(jnp.float32) * multiplier + offset)
+    return out, (x, scale, offset, mean, inverse)
+
+
+def _group_norm_silu_backward(num_groups, epsilon, residuals, cotangent):
+    del epsilon
+    x_given, scale, offset, mean, inverse = residuals
+    x = x_given.astype(jnp.float32)
+    multiplier = scale * inverse
+    before = x * multiplier + offset
+    gate = jax.nn.sigmoid(before)
+    # d silu(u) / du = s (1 + u (1 - s))
+    slope = cotangent * gate * (1 + before * (1 - gate))
+    bias_bar = slope.sum(axis=(0, 1))
+    scale_bar = inverse * ((slope * x).sum(axis=(0, 1)) - mean * bias_bar)
+    # With n = (x - mean) / deviation, dx is that of n scale + bias less its own
+    # mean over the group and its share along n.
+    count = x.size // num_groups
+    along_one = _over_groups(jnp.sum, scale * bias_bar, num_groups) / count
+    along_n = _over_groups(jnp.sum, scale * scale_bar, num_groups) / count
+    of_x = -(inverse**2) * along_n
+    x_bar = multiplier * slope + of_x * x - (inverse * along_one + of_x * mean)
+    return x_bar.astype(x_given.dtype), scale_bar, bias_bar
+
+
+group_norm_silu.defvjp(_group_norm_silu_forward, _group_norm_silu_backward)
 
 
 def pointwise(x, kernel):

@@ -54,13 +54,21 @@ class Conv(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation over 32 groups, in float32."""
+    """Group normalisation over 32 groups, in float32, and what follows it.
+
+    Attributes:
+        silu: whether SiLU does.
+    """
+
+    silu: bool = False
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, factor=0.0, shift=0.0):
+        """Normalise (H, W, C), times 1 + factor, plus shift, (C,) each."""
         scale = self.param('scale', nn.initializers.ones, x.shape[-1:])
         bias = self.param('bias', nn.initializers.zeros, x.shape[-1:])
-        return layers.group_norm_scale_shift(x, scale, bias)
+        norm = layers.group_norm_silu if self.silu else layers.group_norm
+        return norm(x, scale * (1 + factor), bias * (1 + factor) + shift)
 
 
 class ResBlock(nn.Module):
@@ -80,7 +88,7 @@ class ResBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x, embedding):
-        h = nn.silu(GroupNorm(name='in_layers_0')(x)).astype(self.dtype)
+        h = GroupNorm(silu=True, name='in_layers_0')(x).astype(self.dtype)
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
         h = Conv(self.features, dtype=self.dtype, name='in_layers_2')(h)
@@ -88,14 +96,13 @@ class ResBlock(nn.Module):
         shift = nn.Dense(width, dtype=self.dtype, name='emb_layers_1')(
             nn.silu(embedding)
         )
-        norm = GroupNorm(name='out_layers_0')
+        norm = GroupNorm(silu=True, name='out_layers_0')
         if self.scale_shift:
             # The scale comes first in the checkpoints, then the shift.
-            scale, shift = jnp.split(shift, 2)
-            h = norm(h) * (1 + scale) + shift
+            h = norm(h, *jnp.split(shift, 2))
         else:
             h = norm(h + shift)
-        h = nn.silu(h).astype(self.dtype)
+        h = h.astype(self.dtype)
         h = Conv(self.features, dtype=self.dtype, name='out_layers_3')(h)
         if x.shape[-1] != self.features:
             x = Conv(
@@ -252,7 +259,7 @@ class UNet(nn.Module):
                 attended = 2**level in self.attention_downsamplings
                 h = resample(f'{name}_{1 + attended}', h, down=False)
 
-        h = nn.silu(GroupNorm(name='out_0')(h))
+        h = GroupNorm(silu=True, name='out_0')(h)
         h = conv(self.out_channels, name='out_2')(h)
         return h.astype(jnp.float32)
 

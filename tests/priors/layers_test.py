@@ -65,7 +65,7 @@ class GroupNormTest(parameterized.TestCase):
         mean = groups.mean(axis=(0, 2), keepdims=True)
         std = np.sqrt(groups.var(axis=(0, 2), keepdims=True) + 1e-5)
         normalised = ((groups - mean) / std).reshape(self.x.shape)
-        out = layers.group_norm_scale_shift(self.x, self.scale, self.bias)
+        out = layers.group_norm(self.x, self.scale, self.bias)
         # The mean of 20 costs the digits that it takes.
         assert_close(out, normalised * self.scale + self.bias, 2e-5)
 
@@ -76,23 +76,49 @@ class GroupNormTest(parameterized.TestCase):
         params = {'scale': self.scale, 'bias': self.bias}
         # Flax takes the first axis for a batch.
         expected = norm.apply({'params': params}, self.x[None])[0]
-        out = layers.group_norm_scale_shift(self.x, self.scale, self.bias)
+        out = layers.group_norm(self.x, self.scale, self.bias)
         assert_close(out, expected, 2e-5)
 
     def test_a_constant_image_becomes_the_bias(self):
-        out = layers.group_norm_scale_shift(
+        out = layers.group_norm(
             np.full((4, 4, 64), 0.5, np.float32), self.scale, self.bias
         )
         assert_close(out, np.broadcast_to(self.bias, (4, 4, 64)))
 
     def test_half_precision_is_normalised_in_float32(self):
         half = jnp.asarray(self.x, jnp.bfloat16)
-        out = layers.group_norm_scale_shift(half, self.scale, self.bias)
-        same = layers.group_norm_scale_shift(
+        out = layers.group_norm(half, self.scale, self.bias)
+        same = layers.group_norm(
             half.astype(jnp.float32), self.scale, self.bias
         )
         self.assertEqual(out.dtype, jnp.float32)
         np.testing.assert_array_equal(out, same)
+
+    def test_with_silu_it_is_the_two_together(self):
+        out = layers.group_norm_silu(self.x, self.scale, self.bias)
+        norm = layers.group_norm(self.x, self.scale, self.bias)
+        assert_close(out, nn.silu(norm))
+
+    @parameterized.parameters(jnp.float32, jnp.bfloat16)
+    def test_its_gradient_is_that_of_the_two_together(self, dtype):
+        weights = normal(3, 5, 7, 64)
+
+        def composed(x, scale, bias):
+            return jnp.sum(weights * nn.silu(layers.group_norm(x, scale, bias)))
+
+        def fused(x, scale, bias):
+            out = layers.group_norm_silu(x, scale, bias)
+            return jnp.sum(weights * out)
+
+        x = jnp.asarray(self.x, dtype)
+        arguments = x, self.scale, self.bias
+        expected = jax.grad(composed, (0, 1, 2))(*arguments)
+        found = jax.grad(fused, (0, 1, 2))(*arguments)
+        self.assertEqual(found[0].dtype, dtype)
+        # Of half precision, the result of each is rounded once more.
+        tolerance = 1e-5 if dtype == jnp.float32 else 1e-2
+        for a, b in zip(found, expected, strict=True):
+            assert_close(jnp.float32(a), jnp.float32(b), tolerance)
 
 
 class ResampleTest(absltest.TestCase):
