@@ -22,6 +22,7 @@ NUM_SAMPLES = flags.DEFINE_integer(
 NOISE_STD = flags.DEFINE_float(
     'noise_std', 0.05, 'In [-1, 1] units.', lower_bound=0
 )
+common.define_noise()
 MAX_LANES = flags.DEFINE_integer(
     'max_lanes', 8, 'The most lanes at once.', lower_bound=1
 )
@@ -88,6 +89,7 @@ class Done(NamedTuple):
 
 def load() -> Data:
     """The data of the flags."""
+    common.given_noise()  # Refuses what cannot be, before anything is loaded.
     lpips = None if _LPIPS.value == 'none' else metrics.load_lpips(_LPIPS.value)
     prior, card = common.load_prior(MAX_LANES.value)
     truths = common.read_images(prior.image_shape[0])
@@ -186,7 +188,7 @@ def _batches(plan, data, todo):
 
 def _shared_protocol(task, noise_std, number, truth) -> dict:
     """What a measurement depends on, and all that is made of it."""
-    return {
+    protocol = {
         'task': task,
         'task_parameters': common.given_task_parameters(),
         'seed': common.SEED.value,
@@ -194,6 +196,10 @@ def _shared_protocol(task, noise_std, number, truth) -> dict:
         'image': number,
         'image_sha256': hashlib.sha256(truth.tobytes()).hexdigest(),
     }
+    # Left out where it is Gaussian, so that older cells keep their names.
+    if common.given_noise():
+        protocol['noise'] = common.given_noise()
+    return protocol
 
 
 def _measurement_cell(shared: dict) -> dict:

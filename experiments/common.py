@@ -66,6 +66,7 @@ _PROCESS_ID = flags.DEFINE_integer(
 # The flags that a binary has of these, by name. None: the default.
 _SETTINGS = {}
 _TASK_PARAMETERS = {}
+_NOISE = {}
 
 
 def define_task():
@@ -88,6 +89,35 @@ def _define(name: str, kind: type, words: str):
         str: flags.DEFINE_string,
     }[kind]
     return define(name, None, words)
+
+
+def define_noise():
+    """The flags of the kind of noise; `given_noise` reads them."""
+    kinds = list(problem.NOISES)
+    _NOISE['noise'] = flags.DEFINE_enum(
+        'noise', 'gaussian', kinds, 'Added to that of --noise_std, if another.'
+    )
+    words = {
+        'peak': 'photons at white',
+        'share': 'share of the measured values that become -1 or 1',
+    }
+    for kind, parameters in problem.NOISES.items():
+        for name, default in parameters.items():
+            _NOISE[name] = flags.DEFINE_float(
+                name, None, f'Of {kind}: {words[name]}; by default {default:g}.'
+            )
+
+
+def given_noise() -> dict:
+    """The kind of noise and its parameters; nothing where it is Gaussian.
+
+    Raises:
+        ValueError: for a parameter of another kind, or one out of its range.
+    """
+    given = {n: f.value for n, f in _NOISE.items() if f.value is not None}
+    noise = given.pop('noise', 'gaussian')
+    parameters = problem.check_noise(noise, **given)
+    return {} if noise == 'gaussian' else {'noise': noise, **parameters}
 
 
 def define_images():
@@ -280,7 +310,9 @@ def measure_numbered(key, number, truth, task, noise_std) -> problem.Problem:
     operator = operators.make_operator(
         task, key_operator, truth.shape, **given_task_parameters()
     )
-    return problem.measure(key_noise, truth, operator, noise_std)
+    return problem.measure(
+        key_noise, truth, operator, noise_std, **given_noise()
+    )
 
 
 @jax.jit
@@ -320,11 +352,16 @@ def make_operator(task: str, image_shape: tuple[int, int, int]):
     )
 
 
-def measure(truth: np.ndarray, task: str, noise_std: float) -> problem.Problem:
-    """The problem that a task makes of a picture."""
+def measure(
+    truth: np.ndarray, task: str, noise_std: float, operator=None
+) -> problem.Problem:
+    """The problem that a task, or another operator, makes of a picture."""
     _, key_noise, _ = keys()
-    operator = make_operator(task, truth.shape)
-    return problem.measure(key_noise, truth, operator, noise_std)
+    if operator is None:
+        operator = make_operator(task, truth.shape)
+    return problem.measure(
+        key_noise, truth, operator, noise_std, **given_noise()
+    )
 
 
 @contextlib.contextmanager

@@ -2,8 +2,8 @@
 
     python -m experiments.report --results=DIR,DIR,DIR --out=report
 
-Each folder has the cells of one task. Writes `report.md` and a figure of
-curves a metric.
+Each folder has the cells of one task. Writes `report.md`, a figure of curves a
+metric, and one of what choices without the truth cost.
 """
 
 import numpy as np
@@ -21,6 +21,7 @@ _CLAIMS = {
     'untuned DPS is safest': (verdict.safest_untuned, 'dps'),
 }
 _METHODS = ('sdedit', 'score_ald', 'dps')
+_CHOICES = ('fixed', 'discrepancy', 'held_out')
 
 
 def main():
@@ -37,9 +38,11 @@ def main():
         of_task = _of_task(cells, task)
         parts += [f'## `{task}`', '', *_table(of_task), '']
     parts += ['## Verdict', '', *_verdicts(tasks, cells), '']
-    parts += ['## Tuning without the truth', '', *_choices(tasks, cells)]
+    losses = _losses(tasks, cells)
+    parts += ['## Tuning without the truth', '', *_table_of_losses(losses)]
     (out / 'report.md').write_text('\n'.join(parts) + '\n')
     _curves(out, tasks, cells)
+    _plot_losses(out, tasks, losses)
     print('\n'.join(parts))
     print(f'written: {out}/report.md and the curves beside it')
 
@@ -141,16 +144,13 @@ def _scores(cells, metric) -> dict[str, np.ndarray]:
     return {m: sign * values for m, values in _values(cells, metric).items()}
 
 
-def _choices(tasks, cells) -> list[str]:
-    """What a choice by the measurement alone loses against the oracle's."""
-    lines = [
-        'What each choice of a setting, image by image, loses against the best '
-        'one for that image (the oracle); lower is better. `fixed` is the one '
-        'setting that is best on the other half of the images.',
-        '',
-        '| task | method | metric | oracle | fixed | discrepancy | held_out |',
-        '| --- | --- | --- | --- | --- | --- | --- |',
-    ]
+def _losses(tasks, cells) -> list[dict]:
+    """What choices by the measurement alone lose against the oracle's.
+
+    A row a task, method and metric: the oracle's mean, and the loss of each
+    choice, an Estimate.
+    """
+    rows = []
     for task in tasks:
         whole, part = _of_task(cells, task), _of_task(cells, task, True)
         chi_squares = _values(whole, 'chi_square')
@@ -165,24 +165,70 @@ def _choices(tasks, cells) -> list[str]:
                 }
                 if method in held_out:
                     chosen['held_out'] = np.argmin(held_out[method], axis=0)
-                oracle = metrics.mean_and_standard_error(scores.max(axis=0))
-                texts = [f'{sign * oracle.mean:.3f}']
-                for name in ('fixed', 'discrepancy', 'held_out'):
-                    texts.append(
-                        _loss(scores, chosen[name]) if name in chosen else ''
-                    )
-                lines.append(
-                    f'| `{task}` | `{method}` | {metric} | '
-                    f'{" | ".join(texts)} |'
-                )
+                row = {'task': task, 'method': method, 'metric': metric}
+                row['oracle'] = sign * scores.max(axis=0).mean()
+                for name, indices in chosen.items():
+                    row[name] = _loss(scores, indices)
+                rows.append(row)
+    return rows
+
+
+def _loss(scores, chosen):
+    """Against the best setting of each image: an Estimate."""
+    taken = np.take_along_axis(scores, chosen[None], axis=0)[0]
+    return metrics.mean_and_standard_error(scores.max(axis=0) - taken)
+
+
+def _table_of_losses(rows) -> list[str]:
+    lines = [
+        'What each choice of a setting, image by image, loses against the best '
+        'one for that image (the oracle); lower is better. `fixed` is the one '
+        'setting that is best on the other half of the images.',
+        '',
+        f'| task | method | metric | oracle | {" | ".join(_CHOICES)} |',
+        '| --- ' * (4 + len(_CHOICES)) + '|',
+    ]
+    for row in rows:
+        numbers = ' | '.join(
+            f'{row[name].mean:.3f} +- {row[name].standard_error:.3f}'
+            if name in row
+            else ''
+            for name in _CHOICES
+        )
+        lines.append(
+            f'| `{row["task"]}` | `{row["method"]}` | {row["metric"]} '
+            f'| {row["oracle"]:.3f} | {numbers} |'
+        )
     return lines
 
 
-def _loss(scores, chosen) -> str:
-    """Against the best setting of each image: mean and standard error."""
-    taken = np.take_along_axis(scores, chosen[None], axis=0)[0]
-    loss = metrics.mean_and_standard_error(scores.max(axis=0) - taken)
-    return f'{loss.mean:.3f} +- {loss.standard_error:.3f}'
+def _plot_losses(out, tasks, rows):
+    """Bars: a panel a task and metric, a group a method, a bar a choice."""
+    figure, axes = plots.subplots(
+        len(_METRICS), len(tasks), 7, 2.0 * len(_METRICS), sharey='row'
+    )
+    for i, metric in enumerate(_METRICS):
+        for j, task in enumerate(tasks):
+            axis = axes[i, j]
+            group = [
+                r for r in rows if r['task'] == task and r['metric'] == metric
+            ]
+            for k, name in enumerate(_CHOICES):
+                at = [n for n, row in enumerate(group) if name in row]
+                axis.bar(
+                    [n + 0.27 * (k - 1) for n in at],
+                    [group[n][name].mean for n in at],
+                    0.25,
+                    yerr=[group[n][name].standard_error for n in at],
+                    label=name,
+                )
+            axis.set_xticks(range(len(group)), [r['method'] for r in group])
+            if i == 0:
+                axis.set_title(task)
+            if j == 0:
+                axis.set_ylabel(f'{metric}: loss against the oracle')
+    axes[0, 0].legend()
+    plots.save(figure, out, 'tuning')
 
 
 def _verdicts(tasks, cells) -> list[str]:

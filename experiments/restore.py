@@ -6,6 +6,8 @@
 
 Several samples also give their mean and a map of their standard deviation, and
 say how much they differ and, where a truth is known, how often they enclose it.
+The success rate is the share of them that explain the measurement: a task such
+as phase retrieval fails at random, and needs several starts.
 """
 
 import time
@@ -76,12 +78,29 @@ def main():
     y = common.picture_of(inverse_problem)
     if truth is not None:
         record['measurement'] = measured.scores(y, truth, inverse_problem)
+    if _NUM_SAMPLES.value > 1:
+        record['success'] = _success(record['restored'], inverse_problem)
     if len(good) > 1:
         record['samples'] = _write_uncertainty(
             out, truth, np.clip(good, -1, 1), record['restored']
         )
     _write_traces(out, prior, result.info, inverse_problem)
     _write(out, truth, y, good, record)
+
+
+def _success(scores, inverse_problem) -> dict:
+    """How many of all samples explain the measurement; failed ones do not."""
+    explained = uncertainty.explains(
+        [s['residual_norm'] for s in scores],
+        scores[0]['expected_residual_norm'],
+        float(np.linalg.norm(inverse_problem.y)),
+    )
+    return {
+        'num_explained': int(explained.sum()),
+        'num_samples': _NUM_SAMPLES.value,
+        'rate': float(explained.sum() / _NUM_SAMPLES.value),
+        'most_residual': uncertainty.MOST_RESIDUAL,
+    }
 
 
 def _write_uncertainty(out, truth, samples, scores) -> dict:
@@ -159,6 +178,12 @@ def _write(out, truth, y, restored, record):
         print(
             f'residual {scores["residual_norm"]:.2f}, expected '
             f'{scores["expected_residual_norm"]:.2f}'
+        )
+    if 'success' in record:
+        print(
+            '{num_explained} of {num_samples} samples explain the measurement, '
+            'a residual of at most {most_residual} times the expected: success '
+            'rate {rate:.0%}'.format(**record['success'])
         )
     if 'samples' in record:
         _print_samples(record['samples'], record['restored'])

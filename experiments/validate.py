@@ -9,6 +9,7 @@ left is the method's own error and not a matter of tuning. `exact` is guidance
 by the likelihood's closed-form score; `floor` is as many exact samples.
 """
 
+import functools
 import time
 from typing import NamedTuple
 
@@ -19,12 +20,22 @@ from absl import flags
 
 from experiments import common, plots
 from invjax import operators, problem, schedule, validation
-from invjax.conditioners import make_conditioner
+from invjax.conditioners import (
+    CONDITIONERS,
+    check_operator,
+    hyperparameters,
+    make_conditioner,
+)
 from invjax.diffusion import Transition
 from invjax.priors import gaussian, mixture
 
 _NUM_SAMPLES = flags.DEFINE_integer(
     'num_samples', 2000, 'Of each posterior.', lower_bound=100
+)
+_METHODS = flags.DEFINE_list(
+    'methods',
+    [name for name in CONDITIONERS if name != 'unconditional'],
+    'Where the operator lets them.',
 )
 _NOISE_STDS = (0.1, 0.3)  # in [-1, 1] units
 _NUM_STEPS = (10, 30, 100, 300, 1000)
@@ -40,32 +51,45 @@ def _exact(posterior):
     return validation.exact_guidance(posterior, _TRANSITION)
 
 
-def _method(name, *numbers):
-    """A factory for `validation.draw`: the method as a function of numbers."""
+@functools.cache
+def _factory(method, names):
+    """For `validation.draw`: the method as a function of numbers."""
 
     def make(*values):
-        settings = dict(zip(numbers, values, strict=True))
+        settings = dict(zip(names, values, strict=True))
         return make_conditioner(
-            name, variance='posterior', clip=False, **settings
+            method, variance='posterior', clip=False, **settings
         )
 
     return make
 
 
-# Method to its factory and the settings that are tried.
-_METHODS = {
-    'sdedit': (
-        _method('sdedit', 'tau'),
-        [(tau,) for tau in (50.0, 100.0, 200.0, 400.0, 600.0)],
-    ),
+def _able(case) -> list[str]:
+    """The methods that can do a case's operator."""
+    found = []
+    for method in _METHODS.value:
+        try:
+            check_operator(method, case.measured.operator)
+        except ValueError:
+            continue
+        found.append(method)
+    return found
+
+
+# The hyperparameters that are tried, and their values; for a method that is not
+# here, its defaults.
+_GRIDS = {
+    'sdedit': (('tau',), [(v,) for v in (50.0, 100.0, 200.0, 400.0, 600.0)]),
     'score_ald': (
-        _method('score_ald', 'gamma_0', 'gamma_T'),
+        ('gamma_0', 'gamma_T'),
         [(gamma, gamma) for gamma in (1.0, 3.0, 10.0, 30.0)],
     ),
-    'dps': (
-        _method('dps', 'zeta'),
-        [(zeta,) for zeta in (0.03, 0.1, 0.3, 1.0, 3.0)],
-    ),
+    'dps': (('zeta',), [(v,) for v in (0.03, 0.1, 0.3, 1.0, 3.0)]),
+    'mcg': (('zeta',), [(v,) for v in (0.03, 0.1, 0.3, 1.0, 3.0)]),
+    'pigdm': (('spread',), [(v,) for v in (0.3, 1.0)]),
+    'dmps': (('strength',), [(v,) for v in (1.0, 1.75)]),
+    'diffpir': (('lam',), [(v,) for v in (1.0, 7.0, 50.0)]),
+    'reddiff': (('weight',), [(v,) for v in (0.25, 1.0)]),
 }
 
 
@@ -80,12 +104,14 @@ class _Case(NamedTuple):
 
 
 def main():
+    for method in _METHODS.value:
+        hyperparameters(method)  # Refuses a name that there is not.
     out = common.make_folder(common.OUT.value)
     start = time.perf_counter()
     cases = list(_cases())
     rows = [row for case in cases for row in _compare(case)]
     by_steps = _errors_by_steps(cases)
-    lines = _table(rows) + _table_of_steps(by_steps)
+    lines = _summary(rows) + _table_of_steps(by_steps) + _table(rows)
     (out / 'validation.md').write_text('\n'.join(lines) + '\n')
     _plot(out, by_steps)
     record = {
@@ -186,8 +212,8 @@ def _compare(case):
     found = {'floor': ((), _errors(case, exact_samples))}
     samples = _draw(case, _exact, (case.as_prior,), num_steps)
     found['exact'] = ((), _errors(case, samples))
-    for method, (make, grid) in _METHODS.items():
-        found[method] = _at_its_best(case, make, grid, num_steps)
+    for method in _able(case):
+        found[method] = _at_its_best(case, method, num_steps)
     prior, task, noise_std = case.words
     for method, (numbers, errors) in found.items():
         yield {
@@ -200,8 +226,10 @@ def _compare(case):
         }
 
 
-def _at_its_best(case, make, grid, num_steps):
+def _at_its_best(case, method, num_steps):
     """The setting of the least sliced distance, and its errors."""
+    names, grid = _GRIDS.get(method, ((), [()]))
+    make = _factory(method, names)
     best = np.inf, grid[0], None
     for numbers in grid:
         samples = np.asarray(_draw(case, make, _arrays(numbers), num_steps))
@@ -228,8 +256,8 @@ def _errors_by_steps(cases) -> dict:
     for num_steps in _NUM_STEPS:
         samples = _draw(case, _exact, (case.as_prior,), num_steps)
         found['exact'][num_steps] = _errors(case, samples)
-        for method, (make, grid) in _METHODS.items():
-            _, errors = _at_its_best(case, make, grid, num_steps)
+        for method in _able(case):
+            _, errors = _at_its_best(case, method, num_steps)
             found.setdefault(method, {})[num_steps] = errors
     return found
 
@@ -238,9 +266,33 @@ def _pair(pair) -> str:
     return f'{pair[0]:.3f} +- {pair[1]:.3f}'
 
 
+def _summary(rows) -> list[str]:
+    """The median over all cases, a line a method."""
+    names = validation.Errors._fields
+    methods = [*dict.fromkeys(row['method'] for row in rows)]
+    num_cases = sum(row['method'] == methods[0] for row in rows)
+    lines = [
+        f'Medians over {num_cases} cases:',
+        '',
+        f'| method | {" | ".join(names)} |',
+        '| --- ' * (1 + len(names)) + '|',
+    ]
+    for method in methods:
+        medians = (
+            np.median([r[name][0] for r in rows if r['method'] == method])
+            for name in names
+        )
+        numbers = ' | '.join(f'{median:.3f}' for median in medians)
+        lines.append(f'| `{method}` | {numbers} |')
+    return lines
+
+
 def _table(rows) -> list[str]:
     names = validation.Errors._fields
     lines = [
+        '',
+        'Each case:',
+        '',
         f'| prior | task | noise | method | setting | {" | ".join(names)} |',
         '| --- ' * (5 + len(names)) + '|',
     ]
@@ -286,7 +338,7 @@ def _plot(out, by_steps):
             xlabel='steps',
             title=f'{name}, relative error',
         )
-    axes[0, 0].legend()
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc='outside right')
     plots.save(figure, out, 'validation')
 
 

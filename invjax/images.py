@@ -58,6 +58,37 @@ def read_exact(path, side: int, mode: str = 'RGB') -> np.ndarray:
     return to_float(pixels)
 
 
+def read_kernel(path) -> np.ndarray:
+    """Read a blur kernel, a picture that is white where light goes.
+
+    Args:
+        path: any file that Pillow reads; colours become grey, and grey values
+            count as they are, without a gamma curve.
+
+    Returns:
+        (h, w) float64, 0 or more, with sum 1.
+
+    Raises:
+        ValueError: if a side is even, so that there is no centre, or the
+            picture is black.
+    """
+    picture = _open(path)
+    # Conversion to 8 bits would cut off what 16 bits hold above 255.
+    if not picture.mode.startswith(('I', 'F')):
+        picture = picture.convert('L')
+    kernel = np.asarray(picture, np.float64)
+    height, width = kernel.shape
+    if height % 2 == 0 or width % 2 == 0:
+        raise ValueError(
+            f'a kernel must have odd sides, and {path} is {width} x {height}.'
+        )
+    if not (kernel.min() >= 0 and 0 < kernel.sum() < np.inf):
+        raise ValueError(
+            f'a kernel must have light in it, and {path} is black.'
+        )
+    return kernel / kernel.sum()
+
+
 def _open(path) -> Image.Image:
     try:
         return ImageOps.exif_transpose(Image.open(path))

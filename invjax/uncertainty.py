@@ -37,6 +37,38 @@ def diversity(samples: np.ndarray) -> float:
     return float(np.sqrt(2 * np.mean(standard_deviation(samples) ** 2)))
 
 
+# Of what the noise explains. The truth is within one in a hundred of it; a
+# restoration is a little off, and the starts that failed are at twice of it.
+MOST_RESIDUAL = 1.25
+# Of the measurement's norm: a restoration explains no data better than so, and
+# noiseless data have nothing else to be compared with.
+_LEAST_RESIDUAL = 0.01
+
+
+def explains(
+    residual_norms: np.ndarray,
+    expected_residual_norm: float,
+    measurement_norm: float,
+) -> np.ndarray:
+    """Which samples explain the measurement, (K,) bool.
+
+    Their residual is at most MOST_RESIDUAL times what the noise explains, or a
+    hundredth of the measurement's norm, where that is more. One that is smaller
+    than the noise counts too: it fits the noise, but it has found the data. A
+    residual that is not finite explains nothing.
+
+    Args:
+        residual_norms: (K,) ||y - A x|| of each sample.
+        expected_residual_norm: noise_std sqrt(m); 0 for noiseless data.
+        measurement_norm: ||y||.
+    """
+    most = max(
+        MOST_RESIDUAL * expected_residual_norm,
+        _LEAST_RESIDUAL * measurement_norm,
+    )
+    return np.asarray(residual_norms) <= most
+
+
 class Coverage(NamedTuple):
     """How often central intervals hold the truth.
 

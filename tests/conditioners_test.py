@@ -309,6 +309,40 @@ class DpsTest(parameterized.TestCase):
             )
             np.testing.assert_allclose(info.guidance, zeta * slope, rtol=1e-4)
 
+    def test_values_of_no_weight_count_as_not_measured(self):
+        x_t = jax.random.normal(KEY, SHAPE)
+        mask = jnp.asarray(jnp.arange(4)[:, None, None] < 2, jnp.float32)
+        mask = jnp.broadcast_to(mask, (4, 4, 1))
+        whole = make_problem(Mask(jnp.ones((4, 4, 1))))
+        weighted = whole.replace(weights=jnp.broadcast_to(mask, SHAPE))
+        part = whole.replace(y=mask * whole.y, operator=Mask(mask))
+        np.testing.assert_allclose(
+            take_step('dps', x_t, weighted, 6)[0],
+            take_step('dps', x_t, part, 6)[0],
+            atol=1e-6,
+        )
+
+    def test_weights_restore_more_than_taking_all_values_as_equally_sure(self):
+        operator = Mask(jnp.ones((4, 4, 1)))
+        worse = 0
+        for seed in range(8):
+            x_0 = PRIOR.sample(jax.random.key(seed))
+            measured = problem.measure(
+                jax.random.key(100 + seed),
+                x_0,
+                operator,
+                0.02,
+                'salt_pepper',
+                share=0.2,
+            )
+            alike = measured.replace(weights=jnp.ones(SHAPE))
+            error, of_alike = (
+                np.linalg.norm(sample('dps', m)[0] - x_0)
+                for m in (measured, alike)
+            )
+            worse += error > of_alike
+        self.assertEqual(worse, 0)
+
 
 class ScoreAldTest(parameterized.TestCase):
     @parameterized.parameters(

@@ -33,6 +33,27 @@ class ImagesTest(absltest.TestCase):
         np.testing.assert_allclose(x, 1)
         self.assertIn('24 x 8', done)
 
+    def test_a_kernel_is_read_as_shares_of_the_light(self):
+        path = self.folder / 'kernel.png'
+        for kind, most in ((np.uint8, 255), (np.uint16, 65535)):
+            pixels = np.array([[0, 0, 0], [most // 3, 0, most // 3 * 2]], kind)
+            pixels = np.append(pixels, pixels[:1], axis=0)
+            Image.fromarray(pixels).save(path)
+            np.testing.assert_allclose(
+                images.read_kernel(path),
+                [[0, 0, 0], [1 / 3, 0, 2 / 3], [0, 0, 0]],
+            )
+
+    def test_a_kernel_without_centre_or_light_is_refused(self):
+        path = self.folder / 'kernel.png'
+        for shape, sentence in (
+            ((4, 3), 'a kernel must have odd sides, and .* is 3 x 4'),
+            ((3, 3), 'a kernel must have light in it, and .* is black'),
+        ):
+            Image.fromarray(np.zeros(shape, np.uint8)).save(path)
+            with self.assertRaisesRegex(ValueError, sentence):
+                images.read_kernel(path)
+
     def test_exif_orientation_is_respected(self):
         path = self.folder / 'turned.png'
         pixels = np.zeros((4, 8, 3), np.uint8)

@@ -59,5 +59,19 @@ class NearestToNoiseTest(absltest.TestCase):
         self.assertEqual(uncertainty.nearest_to_noise([1.0, 4.0, 9.0], 0.0), 0)
 
 
+class ExplainsTest(absltest.TestCase):
+    def test_a_residual_near_the_noise_or_below_it_explains(self):
+        norms = [0.1, 1.0, 1.24, 1.26, 2.0, float('nan')]
+        np.testing.assert_array_equal(
+            uncertainty.explains(norms, 1.0, 20.0),
+            [True, True, True, False, False, False],
+        )
+
+    def test_without_noise_a_hundredth_of_the_measurement_explains(self):
+        np.testing.assert_array_equal(
+            uncertainty.explains([0.19, 0.21], 0.0, 20.0), [True, False]
+        )
+
+
 if __name__ == '__main__':
     absltest.main()

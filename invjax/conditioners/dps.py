@@ -11,6 +11,10 @@ norm, zeta' grad ||r||^2 / ||r||, and their code with the plain norm; since
 grad ||r|| = grad ||r||^2 / (2 ||r||), our zeta is their code's `scale` and
 twice their paper's zeta'. The second is eq. 13 as it is printed: each
 correction then has the length zeta, whatever the residual.
+
+For noise that differs from value to value the norm is ||r||_Lambda, as the paper
+has it for Poisson noise; Lambda = diag(`Problem.weights`) has a mean of 1, so
+that zeta keeps its meaning, and is 1 for Gaussian noise.
 """
 
 import jax
@@ -53,7 +57,8 @@ def dps(
         def distance(x_t):
             prediction = prior(x_t, step.t)
             x0_hat = transition.estimate(x_t, prediction, step)
-            return problem.residual_norm(x0_hat), (x0_hat, prediction)
+            norm = problem.weighted_residual_norm(x0_hat)
+            return norm, (x0_hat, prediction)
 
         grad, (x0_hat, prediction) = jax.grad(distance, has_aux=True)(x_t)
         if normalise == 'gradient':

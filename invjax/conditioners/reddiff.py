@@ -40,7 +40,8 @@ def reddiff(
 
     def start(key, problem, steps):
         del key, steps
-        mu = problem.operator.pinv(problem.y)
+        # The pseudo-inverse of a blur carries noise far out of range.
+        mu = jnp.clip(problem.operator.pinv(problem.y), -1, 1)
         return mu, optimiser.init(mu)
 
     def update(key, mu, state, step, problem, prior):

@@ -50,6 +50,9 @@ class EvidenceBinariesTest(absltest.TestCase):
             'tune a blur': (
                 'tune', face, '--task=gaussian_deblur', '--by=held_out',
             ),
+            'tune by no default': (
+                'tune', face, '--task=gaussian_deblur', '--by=default',
+            ),
             'evaluate': ('evaluate', *evaluate, samples, '--calibration'),
             'calibrate one': ('evaluate', *evaluate, '--calibration'),
         }  # fmt: skip
@@ -90,6 +93,19 @@ class EvidenceBinariesTest(absltest.TestCase):
         self.assertEqual(found['nominal_coverage'], [0.5])
         for name in ('uncertainty.png', 'traces.png'):
             images.read_image(out / name)
+
+    def test_the_success_rate_counts_samples_that_explain(self):
+        text = self.output('restore')
+        result = json.loads((self.folder / 'restore/result.json').read_text())
+        found = result['success']
+        explained = sum(
+            s['residual_norm'] <= 1.25 * s['expected_residual_norm']
+            for s in result['restored']
+        )
+        self.assertEqual(found['num_samples'], _NUM_SAMPLES)
+        self.assertEqual(found['num_explained'], explained)
+        self.assertEqual(found['rate'], explained / _NUM_SAMPLES)
+        self.assertIn(f'{explained} of {_NUM_SAMPLES} samples explain', text)
 
     def test_a_measurement_of_another_size_is_restored_and_shown(self):
         self.output('smaller')
@@ -134,6 +150,7 @@ class EvidenceBinariesTest(absltest.TestCase):
             'tune by nothing': 'unconditional has nothing to tune; give --grid',
             'tune without noise': '--noise_std must be above 0',
             'tune a blur': '--by=held_out needs a task with a mask',
+            'tune by no default': '--by=default needs default values of zeta',
             'calibrate one': '--calibration needs --num_samples of 2 or more',
         }.items():
             with self.subTest(name):

@@ -116,6 +116,64 @@ class RestoreTest(parameterized.TestCase):
         self.assertNotIn('psnr', result['restored'][0])
         self.assertFalse((self.folder / 'out' / 'truth.png').exists())
 
+    def test_a_brought_kernel_blurs_and_is_recorded(self):
+        # One white pixel off the centre moves the picture; none is lost, since
+        # edges wrap around.
+        kernel = self.folder / 'kernel.png'
+        pixels = np.full((3, 5, 3), -1.0)
+        pixels[2, 4] = 1
+        images.write_image(kernel, pixels)
+        common_flags = (
+            '--task=motion_deblur',
+            f'--kernel={kernel}',
+            '--method=score_ald',
+            '--num_steps=3',
+            '--noise_std=0',
+        )
+        out = self.folder / 'out'
+        status, _, error = run_restore(
+            f'--image={_FACE}', f'--out={out}', *common_flags
+        )
+        self.assertEqual(status, 0, error)
+        truth, _ = images.read_image(out / 'truth.png')
+        y, _ = images.read_image(out / 'measurement.png')
+        np.testing.assert_allclose(
+            y, np.roll(truth, (1, 2), axis=(0, 1)), atol=0.01
+        )
+        result = json.loads((out / 'result.json').read_text())
+        self.assertEqual(
+            result['input_sha256'],
+            {'image': sha256(_FACE), 'kernel': sha256(kernel)},
+        )
+        self.assertEqual(
+            result['operator'],
+            {'kind': 'Convolution', 'kernel_height': 3, 'kernel_width': 5},
+        )
+        status, _, error = run_restore(
+            f'--measurement={out / "measurement.png"}',
+            f'--out={self.folder / "again"}',
+            *common_flags,
+        )
+        self.assertEqual(status, 0, error)
+
+    def test_the_kind_of_noise_is_recorded(self):
+        status, _, error = run_restore(
+            f'--image={_FACE}',
+            '--task=denoising',
+            '--noise=salt_pepper',
+            '--share=0.2',
+            '--method=score_ald',
+            '--num_steps=3',
+            f'--out={self.folder}',
+        )
+        self.assertEqual(status, 0, error)
+        noise = json.loads((self.folder / 'result.json').read_text())['noise']
+        self.assertEqual(noise['noise'], 'salt_pepper')
+        self.assertEqual(noise['share'], 0.2)
+        # A fifth is off by the root of 4/3, up to what is white in the picture.
+        self.assertGreater(noise['effective_std'], (0.2 * 4 / 3) ** 0.5)
+        self.assertLess(noise['effective_std'], 0.6)
+
     def assert_refused(self, arguments, sentence):
         if not any(a.startswith('--out') for a in arguments):
             arguments = [*arguments, f'--out={self.folder}']
@@ -183,6 +241,36 @@ class RestoreTest(parameterized.TestCase):
             'box_size would make a mask',
         ),
         (
+            'kernel_of_another_task',
+            [f'--image={_FACE}', f'--kernel={_FACE}'],
+            '--kernel goes with motion_deblur, not box_inpainting',
+        ),
+        (
+            'kernel_that_is_made_and_brought',
+            [
+                f'--image={_FACE}',
+                f'--kernel={_FACE}',
+                '--task=motion_deblur',
+                '--blur_size=9',
+            ],
+            'blur_size would make a kernel',
+        ),
+        (
+            'kernel_of_even_sides',
+            [f'--image={_FACE}', f'--kernel={_FACE}', '--task=motion_deblur'],
+            'a kernel must have odd sides, and .* is 256 x 256',
+        ),
+        (
+            'parameter_of_another_noise',
+            [f'--image={_FACE}', '--noise=poisson', '--share=0.1'],
+            "poisson noise has no parameter 'share'; it has peak",
+        ),
+        (
+            'noise_out_of_range',
+            [f'--image={_FACE}', '--noise=poisson', '--peak=0'],
+            'peak must be above 0 photons and finite, got 0.0',
+        ),
+        (
             'unwritable_folder',
             [f'--image={_FACE}', '--out=/dev/null/out'],
             '--out must be a folder that can be written',
@@ -206,6 +294,15 @@ class RestoreTest(parameterized.TestCase):
             'too_many_steps',
             [f'--image={_FACE}', '--num_steps=1001'],
             'asks for 1001 of 1000 timesteps',
+        ),
+        (
+            'photons_of_what_is_no_picture',
+            [
+                f'--image={_FACE}',
+                '--task=compressed_sensing',
+                '--noise=poisson',
+            ],
+            'poisson noise needs a task whose measurement is a picture',
         ),
         (
             'wrong_size_measurement',

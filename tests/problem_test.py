@@ -1,0 +1,203 @@
+"""Kinds of noise: by their definitions, and what a method is told of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from invjax import operators, problem
+from invjax.operators.mask import Mask
+
+_SHAPE = (64, 64, 3)
+_NUMBER = 64 * 64 * 3
+_KEY = jax.random.key(0)
+
+
+def _operator(task='denoising'):
+    return operators.make_operator(task, _KEY, _SHAPE)
+
+
+def _image():
+    """Values from 0.1 to 0.9 of the way from black to white."""
+    return jax.random.uniform(
+        jax.random.key(1), _SHAPE, minval=-0.8, maxval=0.8
+    )
+
+
+class PoissonTest(parameterized.TestCase):
+    @parameterized.product(
+        value=[-1.0, -0.5, 0.6, 1.0], peak=[3.0, 50.0], noise_std=[0.0, 0.2]
+    )
+    def test_mean_and_variance_are_those_of_counts_and_reading(
+        self, value, peak, noise_std
+    ):
+        # A count of mean peak (v + 1) / 2 has that variance too, and is scaled
+        # by 2 / peak.
+        variance = 2 * (value + 1) / peak + noise_std**2
+        found = problem.measure(
+            jax.random.key(2),
+            jnp.full(_SHAPE, value),
+            _operator(),
+            noise_std,
+            'poisson',
+            peak=peak,
+        ).y
+        # Five standard errors. A count's fourth moment is 3 v^2 + v.
+        delta = 5 * np.sqrt(variance / _NUMBER) + 1e-5
+        self.assertAlmostEqual(float(found.mean()), value, delta=delta)
+        fourth = 2 * variance**2 + variance * (2 / peak) ** 2
+        delta = 5 * np.sqrt(fourth / _NUMBER) + 1e-5
+        self.assertAlmostEqual(float(found.var()), variance, delta=delta)
+
+    def test_without_reading_noise_it_counts_whole_photons(self):
+        found = problem.measure(
+            _KEY, _image(), _operator(), 0.0, 'poisson', peak=7.0
+        )
+        counts = 7 * (np.asarray(found.y, np.float64) + 1) / 2
+        np.testing.assert_allclose(counts, counts.round(), atol=1e-5)
+        self.assertGreaterEqual(counts.min(), -1e-5)
+
+    @parameterized.parameters('gaussian_deblur', 'random_inpainting')
+    def test_the_effective_std_is_that_of_the_residual_at_the_truth(self, task):
+        x = _image()
+        measured = problem.measure(
+            _KEY, x, _operator(task), 0.05, 'poisson', peak=200.0
+        )
+        # Some 4,000 numbers at least: 5 standard errors of 1 / sqrt(2 m).
+        np.testing.assert_allclose(
+            measured.residual_norm(x),
+            measured.expected_residual_norm(),
+            rtol=0.06,
+        )
+
+    def test_weights_make_bright_and_dark_residuals_alike(self):
+        x = jnp.where(jnp.arange(64)[:, None, None] < 32, -0.8, 0.8)
+        x = jnp.broadcast_to(x, _SHAPE)
+        measured = problem.measure(
+            _KEY, x, _operator(), 0.0, 'poisson', peak=1000.0
+        )
+        self.assertAlmostEqual(float(measured.weights.mean()), 1, places=4)
+        # Intensities of 0.1 and 0.9 have weights of 9 to 1, away from the
+        # border between them.
+        dark, bright = (
+            (rows, measured.weights[rows])
+            for rows in (slice(24), slice(40, 64))
+        )
+        self.assertAlmostEqual(
+            float(dark[1].mean() / bright[1].mean()), 9, delta=0.2
+        )
+        ratio = [
+            jnp.mean(weights * measured.residual(x)[rows] ** 2)
+            for rows, weights in (dark, bright)
+        ]
+        # Each part has 4,608 numbers: 5 standard errors of both.
+        self.assertAlmostEqual(float(ratio[0] / ratio[1]), 1, delta=0.15)
+
+    @parameterized.parameters('denoising', 'random_inpainting')
+    def test_weights_do_not_follow_a_values_own_chance(self, task):
+        # With 1 / y itself the weighted mean of a flat picture would be that of
+        # one photon less: 0.1 less of these, in [-1, 1] units.
+        measured = problem.measure(
+            _KEY,
+            jnp.full(_SHAPE, 0.2),
+            _operator(task),
+            0.0,
+            'poisson',
+            peak=20.0,
+        )
+        mean = jnp.sum(measured.weights * measured.y) / measured.weights.sum()
+        plain = measured.y.sum() / measured.num_measured()
+        self.assertAlmostEqual(float(mean), float(plain), delta=0.015)
+
+    def test_a_brought_measurement_is_taken_as_one_made_here(self):
+        made = problem.measure(
+            _KEY, _image(), _operator('box_inpainting'), 0.1, 'poisson', peak=30
+        )
+        brought = problem.from_measurement(
+            made.y, made.operator, 0.1, 'poisson', peak=30
+        )
+        jax.tree.map(np.testing.assert_array_equal, brought, made)
+
+
+class SaltPepperTest(parameterized.TestCase):
+    @parameterized.parameters(0.0, 0.1, 0.25, 1.0)
+    def test_the_number_of_replaced_values_is_exact(self, share):
+        x, operator = _image(), _operator('random_inpainting')
+        y = operator.forward(x)
+        found = problem.measure(
+            _KEY, x, operator, 0.0, 'salt_pepper', share=share
+        ).y
+        replaced = np.asarray(found != y)
+        number = round(share * 3 * float(operator.mask.sum()))
+        self.assertEqual(replaced.sum(), number)
+        self.assertEqual(np.sum(np.abs(found) == 1), number)
+        self.assertFalse(np.any(replaced & (operator.mask == 0)))
+        # Four standard errors of a fair coin.
+        self.assertLessEqual(
+            abs(np.sum(found[replaced])), 4 * np.sqrt(max(number, 1))
+        )
+
+    def test_replaced_values_hardly_count(self):
+        x = _image()
+        measured = problem.measure(
+            _KEY, x, _operator(), 0.05, 'salt_pepper', share=0.2
+        )
+        # All others have the residual of the Gaussian noise alone, and weigh
+        # 1 / 0.8.
+        norm = measured.weighted_residual_norm(x)
+        alone = 0.05 * np.sqrt(_NUMBER)
+        np.testing.assert_allclose(norm, alone, rtol=0.15)
+        self.assertGreater(measured.residual_norm(x), 8 * alone)
+        # The truth is from -0.8 to 0.8, and not to 1: a replaced value is off
+        # by 1 + 0.8^2 / 3 in the mean square, which stands for 4/3.
+        np.testing.assert_allclose(
+            measured.residual_norm(x),
+            measured.expected_residual_norm(),
+            rtol=0.08,
+        )
+
+
+class NoiseTest(parameterized.TestCase):
+    def test_gaussian_noise_weighs_all_values_alike(self):
+        x = _image()
+        measured = problem.measure(_KEY, x, _operator('gaussian_deblur'), 0.1)
+        self.assertEqual(measured.weights, 1)
+        self.assertEqual(
+            measured.weighted_residual_norm(x), measured.residual_norm(x)
+        )
+
+    @parameterized.parameters('poisson', 'salt_pepper')
+    def test_values_without_noise_are_finite(self, noise):
+        parameters = {'share': 0.0} if noise == 'salt_pepper' else {}
+        for operator in (Mask(jnp.zeros((64, 64, 1))), _operator()):
+            measured = problem.measure(
+                _KEY, jnp.full(_SHAPE, -1.0), operator, 0.0, noise, **parameters
+            )
+            for leaf in jax.tree.leaves(measured):
+                self.assertTrue(np.isfinite(leaf).all())
+
+    @parameterized.parameters(
+        ({'noise': 'shot'}, 'noise must be one of gaussian, .* got .shot.'),
+        ({'noise': 'poisson', 'peak': 0.0}, 'peak must be above 0 photons'),
+        ({'noise': 'poisson', 'peak': float('nan')}, 'peak must .* got nan'),
+        ({'noise': 'salt_pepper', 'share': 1.5}, 'share must be from 0 to 1'),
+        ({'peak': 3.0}, "gaussian noise has no parameter 'peak'; it has none"),
+    )
+    def test_what_cannot_be_is_refused(self, arguments, sentence):
+        with self.assertRaisesRegex(ValueError, sentence):
+            problem.measure(_KEY, _image(), _operator(), **arguments)
+        with self.assertRaisesRegex(ValueError, sentence):
+            problem.from_measurement(_image(), _operator(), **arguments)
+
+    @parameterized.parameters(*operators.OPERATORS)
+    def test_only_measurements_that_are_pictures_have_photons(self, task):
+        operator = _operator(task)
+        if task in ('compressed_sensing', 'phase_retrieval'):
+            with self.assertRaisesRegex(ValueError, 'poisson noise needs a'):
+                problem.measure(_KEY, _image(), operator, noise='poisson')
+        else:
+            problem.measure(_KEY, _image(), operator, noise='poisson')
+
+
+if __name__ == '__main__':
+    absltest.main()
