@@ -557,9 +557,10 @@ class TdsTest(parameterized.TestCase):
     def test_its_error_falls_with_the_particles(self):
         one, many = self.errors(1), self.errors(32)
         self.assertGreater(one[0], 0.3)
-        # Four standard errors of a mean of 1500, and what is left with 32.
+        self.assertGreater(one[1], 0.2)
+        # Four standard errors of 1500 samples, and what is left with 32.
         self.assertLess(many[0], 4 / np.sqrt(1500) + 0.05)
-        self.assertLess(many[1], one[1] + 0.2)
+        self.assertLess(many[1], 4 * np.sqrt(2 / 1500))
 
     def test_particles_are_no_number_that_lanes_may_differ_in(self):
         lanes = sweep.make_lanes(KEY, [make_problem()], [{'particles': 4}])

@@ -537,10 +537,9 @@ class CompressedSensingTest(parameterized.TestCase):
 
 
 class NonlinearTest(parameterized.TestCase):
-    @parameterized.parameters(*_NONLINEAR)
+    # That of jpeg is the identity's, by design.
+    @parameterized.parameters(*(t for t in _NONLINEAR if t != 'jpeg'))
     def test_the_gradient_is_that_of_small_changes(self, task):
-        if task == 'jpeg':
-            self.skipTest("Its gradient is the identity's, by design.")
         operator = operator_of(task)
         x, direction = 0.5 * normal(50), normal(51)
         y, change = jax.jvp(operator.forward, (x,), (direction,))
