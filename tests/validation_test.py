@@ -129,7 +129,7 @@ class ExactGuidanceTest(parameterized.TestCase):
 class _NormOverTheBatch(problem.Problem):
     """A bug: the residual's norm is that of all lanes together."""
 
-    def residual_norm(self, x):
+    def weighted_residual_norm(self, x):
         squares = jnp.sum(jnp.square(self.residual(x)))
         return jnp.sqrt(jax.lax.psum(squares, 'lanes'))
 
