@@ -36,7 +36,7 @@ PRIOR = flags.DEFINE_string(
 NUM_STEPS = flags.DEFINE_string(
     'num_steps',
     '100',
-    "Reverse steps: a number, 'ddim50', or a list such as '10,20,30'.",
+    "Reverse steps: a number, 'ddim50', 'quad20', or a list such as '10,20,30'.",
 )
 SEED = flags.DEFINE_integer('seed', 0, 'Of everything random.', lower_bound=0)
 DTYPE = flags.DEFINE_enum(
@@ -275,12 +275,18 @@ def join_processes() -> tuple[int, int]:
     return jax.process_index(), jax.process_count()
 
 
-def read_images(side: int) -> list[np.ndarray]:
-    """The images of the flags, (H, W, 3) each, in the prior's size."""
+def read_images(
+    side: int, first: int | None = None, number: int | None = None
+) -> list[np.ndarray]:
+    """The images of the flags, (H, W, 3) each, in the prior's size.
+
+    Others of --images than the flags choose are had by `first` and `number`.
+    """
     name = flags.FLAGS['images'].value
     if name is None:
         raise ValueError('give --images, a folder or FILE.npz:KEY.')
-    first, last = FIRST_IMAGE.value, FIRST_IMAGE.value + NUM_IMAGES.value
+    first = FIRST_IMAGE.value if first is None else first
+    last = first + (NUM_IMAGES.value if number is None else number)
     stem, _, array = name.partition('.npz:')
     if array:
         path = pathlib.Path(f'{stem}.npz')
@@ -316,20 +322,26 @@ def measure_numbered(key, number, truth, task, noise_std) -> problem.Problem:
 
 
 @jax.jit
-def _scores(x, truth, inverse_problem, lpips):
+def _scores(x, truth, inverse_problem, distances):
     values = {
         'psnr': metrics.psnr(x, truth),
         'ssim': metrics.ssim(x, truth),
         'chi_square': tuning.chi_square(x, inverse_problem),
     }
-    if lpips is not None:
+    for lpips in distances:
         values[f'lpips_{lpips.variant}'] = lpips(x, truth)
     return values
 
 
-def scores(x, truth, inverse_problem, lpips=None) -> dict[str, float]:
-    """What a table has of one restoration; LPIPS under its variant's name."""
-    values = _scores(x, truth, inverse_problem, lpips)
+def scores(x, truth, inverse_problem, distances=()) -> dict[str, float]:
+    """What a table has of one restoration; LPIPS under its variant's name.
+
+    Args:
+        x, truth: (H, W, C) in [-1, 1].
+        inverse_problem: that x solves.
+        distances: `metrics.LPIPS` of each variant that is wanted.
+    """
+    values = _scores(x, truth, inverse_problem, tuple(distances))
     return {
         name: float(values[name])
         for name in ('psnr', 'ssim', 'chi_square', *values)

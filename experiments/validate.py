@@ -7,9 +7,14 @@ them; all linear operators; two noise levels. Each method has a grid of settings
 shown at the one with the smallest sliced-Wasserstein distance, so that what is
 left is the method's own error and not a matter of tuning. `exact` is guidance
 by the likelihood's closed-form score; `floor` is as many exact samples.
+
+Each row is written to `rows.jsonl` as it is found. The same command continues
+where it was interrupted, and others add methods to the same tables.
 """
 
 import functools
+import json
+import pathlib
 import time
 from typing import NamedTuple
 
@@ -19,7 +24,7 @@ import numpy as np
 from absl import flags
 
 from experiments import common, plots
-from invjax import operators, problem, schedule, validation
+from invjax import operators, problem, records, schedule, validation
 from invjax.conditioners import (
     CONDITIONERS,
     check_operator,
@@ -103,14 +108,63 @@ class _Case(NamedTuple):
     as_prior: object  # the posterior, as a prior
 
 
+# What tells one row from another.
+_NAMES = (
+    'prior',
+    'task',
+    'noise_std',
+    'method',
+    'num_steps',
+    'num_samples',
+    'seed',
+)
+
+
+class _Kept:
+    """Rows that are on disk already, and those that are added."""
+
+    def __init__(self, path: pathlib.Path):
+        self._path = path
+        records.cut_torn_line(path)
+        lines = path.read_text().splitlines() if path.is_file() else []
+        rows = map(json.loads, lines)
+        self._found = {self._name(row): row for row in rows}
+
+    def __call__(self, case: _Case, method: str, num_steps, compute) -> dict:
+        """The row of a case and method; `compute()` -> setting, errors."""
+        prior, task, noise_std = case.words
+        row = {
+            'prior': prior,
+            'task': task,
+            'noise_std': noise_std,
+            'method': method,
+            'num_steps': str(num_steps),
+            'num_samples': _NUM_SAMPLES.value,
+            'seed': common.SEED.value,
+        }
+        name = self._name(row)
+        if name not in self._found:
+            setting, errors = compute()
+            row |= {'setting': list(setting), **errors}
+            with self._path.open('a') as file:
+                file.write(json.dumps(row) + '\n')
+            self._found[name] = row
+        return self._found[name]
+
+    @staticmethod
+    def _name(row) -> tuple:
+        return tuple(row[name] for name in _NAMES)
+
+
 def main():
     for method in _METHODS.value:
         hyperparameters(method)  # Refuses a name that there is not.
     out = common.make_folder(common.OUT.value)
     start = time.perf_counter()
     cases = list(_cases())
-    rows = [row for case in cases for row in _compare(case)]
-    by_steps = _errors_by_steps(cases)
+    kept = _Kept(out / 'rows.jsonl')
+    rows = [row for case in cases for row in _compare(case, kept)]
+    by_steps = _errors_by_steps(cases, kept)
     lines = _summary(rows) + _table_of_steps(by_steps) + _table(rows)
     (out / 'validation.md').write_text('\n'.join(lines) + '\n')
     _plot(out, by_steps)
@@ -204,26 +258,34 @@ def _errors(case, samples) -> dict:
     }
 
 
-def _compare(case):
+def _compare(case, kept):
     """A row for each method, at its best setting."""
     num_steps = common.NUM_STEPS.value
-    rng = np.random.default_rng(common.SEED.value + 1)
-    exact_samples = case.posterior.sample(rng, _NUM_SAMPLES.value)
-    found = {'floor': ((), _errors(case, exact_samples))}
-    samples = _draw(case, _exact, (case.as_prior,), num_steps)
-    found['exact'] = ((), _errors(case, samples))
+
+    def floor():
+        rng = np.random.default_rng(common.SEED.value + 1)
+        exact_samples = case.posterior.sample(rng, _NUM_SAMPLES.value)
+        return (), _errors(case, exact_samples)
+
+    yield kept(case, 'floor', num_steps, floor)
+    yield from _rows(case, kept, num_steps)
+
+
+def _rows(case, kept, num_steps):
+    """The rows of exact guidance and of each method that can."""
+
+    def exact():
+        samples = _draw(case, _exact, (case.as_prior,), num_steps)
+        return (), _errors(case, samples)
+
+    yield kept(case, 'exact', num_steps, exact)
     for method in _able(case):
-        found[method] = _at_its_best(case, method, num_steps)
-    prior, task, noise_std = case.words
-    for method, (numbers, errors) in found.items():
-        yield {
-            'prior': prior,
-            'task': task,
-            'noise_std': noise_std,
-            'method': method,
-            'setting': list(numbers),
-            **errors,
-        }
+        yield kept(
+            case,
+            method,
+            num_steps,
+            functools.partial(_at_its_best, case, method, num_steps),
+        )
 
 
 def _at_its_best(case, method, num_steps):
@@ -247,18 +309,15 @@ def _arrays(numbers):
     return tuple(jnp.asarray(number) for number in numbers)
 
 
-def _errors_by_steps(cases) -> dict:
-    """Method to its errors at each number of steps, for one case."""
+def _errors_by_steps(cases, kept) -> dict:
+    """Method to its rows at each number of steps, for one case."""
     case = next(
         c for c in cases if c.words[:2] == ('gaussian', 'gaussian_deblur')
     )
-    found = {'exact': {}}
+    found = {}
     for num_steps in _NUM_STEPS:
-        samples = _draw(case, _exact, (case.as_prior,), num_steps)
-        found['exact'][num_steps] = _errors(case, samples)
-        for method in _able(case):
-            _, errors = _at_its_best(case, method, num_steps)
-            found.setdefault(method, {})[num_steps] = errors
+        for row in _rows(case, kept, num_steps):
+            found.setdefault(row['method'], {})[num_steps] = row
     return found
 
 

@@ -66,11 +66,15 @@ def respace(spec: int | str, num_train_steps: int = 1000) -> np.ndarray:
     """The timesteps that a shorter reverse process keeps, ascending, int64.
 
     Args:
-        spec: one of three forms (those of Nichol and Dhariwal, 2021):
+        spec: one of four forms; all but the last are Nichol and Dhariwal's
+            (2021):
             `100` or `'100'`: that many, spread evenly from 0 to T - 1.
             `'ddim50'`: that many with one integer stride, from 0.
             `'10,20,30'`: T is cut into as many equal parts as there are
             numbers, and each part keeps that many.
+            `'quad20'`: that many from 0 to T - 1 whose square roots are spread
+            evenly (Song et al., 2021, appendix D.2), so more of them where
+            there is little noise.
         num_train_steps: T.
 
     Raises:
@@ -80,11 +84,13 @@ def respace(spec: int | str, num_train_steps: int = 1000) -> np.ndarray:
     text = str(spec).strip()
     if text.startswith('ddim') and _is_count(text[4:]):
         return _stride_timesteps(int(text[4:]), num_train_steps)
+    if text.startswith('quad') and _is_count(text[4:]):
+        return _quadratic_timesteps(int(text[4:]), num_train_steps)
     parts = text.split(',')
     if not all(_is_count(part.strip()) and int(part) > 0 for part in parts):
         raise ValueError(
-            "num_steps must be a number such as 100, 'ddim50', or a list such "
-            f"as '10,20,30', got {text!r}."
+            "num_steps must be a number such as 100, 'ddim50', 'quad20', or a "
+            f"list such as '10,20,30', got {text!r}."
         )
     counts = [int(part) for part in parts]
     sections = np.array_split(np.arange(num_train_steps), len(counts))
@@ -122,6 +128,18 @@ def _stride_timesteps(count: int, num_train_steps: int) -> np.ndarray:
         f'no integer stride keeps {count} of {num_train_steps} timesteps; '
         f"'{count}' without 'ddim' spreads them evenly instead."
     )
+
+
+def _quadratic_timesteps(count: int, num_train_steps: int) -> np.ndarray:
+    if not 1 <= count <= num_train_steps:
+        raise ValueError(
+            f"num_steps 'quad{count}' must keep 1 to {num_train_steps} "
+            'timesteps.'
+        )
+    share = np.arange(count) / max(count - 1, 1)
+    spread = np.round((num_train_steps - 1) * share**2).astype(np.int64)
+    # The first ones would fall together where there are many.
+    return np.maximum(spread, np.arange(count))
 
 
 def reverse_steps(

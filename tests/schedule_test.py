@@ -78,7 +78,9 @@ class ReverseStepsTest(parameterized.TestCase):
         for field in steps:
             self.assertTrue(np.all(np.isfinite(field)))
 
-    @parameterized.parameters(None, 2, 100, 'ddim25', '10,20,30')
+    @parameterized.parameters(
+        None, 2, 100, 'ddim25', '10,20,30', 'quad20', 'quad400', 'quad1000'
+    )
     def test_timesteps_run_down_to_zero_and_all_are_active(self, num_steps):
         steps = schedule.reverse_steps(LINEAR, num_steps)
         self.assertTrue(np.all(np.diff(steps.t) < 0))
@@ -113,6 +115,9 @@ class ReverseStepsTest(parameterized.TestCase):
         'ddim',
         'ddim0',
         'ddim300',
+        'quad',
+        'quad0',
+        'quad1001',
         'fast',
         '10,',
         '10,0',
@@ -125,6 +130,14 @@ class ReverseStepsTest(parameterized.TestCase):
     def test_a_spec_that_cannot_be_is_refused_in_a_sentence(self, spec):
         with self.assertRaisesRegex(ValueError, 'num_steps|integer stride'):
             schedule.respace(spec)
+
+    def test_quadratic_timesteps_are_even_in_their_square_roots(self):
+        kept = schedule.respace('quad10')
+        # 999 (i / 9)^2 for i = 0 to 9: 0, 12.3, 49.3, 111, ...
+        np.testing.assert_allclose(
+            np.diff(np.sqrt(kept)), np.sqrt(999) / 9, rtol=0.05
+        )
+        self.assertEqual(kept[[0, 3, -1]].tolist(), [0, 111, 999])
 
     def test_a_part_that_asks_for_too_many_is_refused(self):
         with self.assertRaisesRegex(ValueError, '501 of 500 timesteps'):
