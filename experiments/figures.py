@@ -188,7 +188,7 @@ def _table(out, name, rows_by_task, prior, truth, problems, lpips):
         restored = _restore_all(rows, prior, task, problems[task], name)
         columns.append(restored)
         scores.append(
-            [common.scores(x, truth, problems[task], lpips) for x in restored]
+            [common.scores(x, truth, problems[task], [lpips]) for x in restored]
         )
     best = [
         (max(s['psnr'] for s in column), min(s['lpips_alex'] for s in column))

@@ -46,6 +46,7 @@ def main():
         sweep.grid(**grid),
         common.given_settings(),
         noise_stds,
+        common.NUM_STEPS.value,
         _HOLD_OUT.value,
     )
     done = cells.compute(out, plan, data, process, num_processes)

@@ -5,6 +5,10 @@ commands. Another prior starts from the method's own defaults, which are the
 paper's.
 """
 
+import math
+
+# (prior, method, task), found at 100 steps, or with another number of them as a
+# fourth: what is added at each step adds up to more where there are more.
 DEFAULTS = {
     ('faces64', 'dps', 'gaussian_deblur'): {'zeta': 6.0},
     ('faces64', 'dps', 'box_inpainting'): {'zeta': 3.0},
@@ -25,6 +29,20 @@ GRIDS = {
 }
 
 
-def default_settings(prior: str, method: str, task: str) -> dict[str, float]:
-    """The tuned hyperparameters, by name; none where nothing was tuned."""
-    return dict(DEFAULTS.get((prior, method, task), {}))
+def default_settings(
+    prior: str, method: str, task: str, num_steps: int = 100
+) -> dict[str, float]:
+    """The tuned hyperparameters, by name; none where nothing was tuned.
+
+    They are those of the number of steps, among the tuned ones, that is nearest
+    by ratio.
+    """
+    tuned = {
+        key[3] if len(key) > 3 else 100: settings
+        for key, settings in DEFAULTS.items()
+        if key[:3] == (prior, method, task)
+    }
+    if not tuned:
+        return {}
+    nearest = min(tuned, key=lambda number: abs(math.log(number / num_steps)))
+    return dict(tuned[nearest])

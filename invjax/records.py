@@ -33,7 +33,7 @@ class Writer:
     def __init__(self, folder: str | os.PathLike, process: int = 0):
         self._folder = pathlib.Path(folder)
         self._lines = self._folder / f'cells-{process}.jsonl'
-        _cut_torn_line(self._lines)
+        cut_torn_line(self._lines)
         self.done = {cell['id'] for cell in read(folder)}
 
     def write(self, protocol: dict, scores: dict, x: np.ndarray) -> None:
@@ -65,7 +65,7 @@ def picture_path(folder: str | os.PathLike, name: str) -> pathlib.Path:
     return pathlib.Path(folder) / 'cells' / f'{name}.png'
 
 
-def _cut_torn_line(path: pathlib.Path) -> None:
+def cut_torn_line(path: pathlib.Path) -> None:
     """Take back the end of a file that a kill has left without its newline."""
     if path.is_file():
         content = path.read_bytes()
@@ -104,7 +104,8 @@ def summarise(
 
     Returns:
         Group to the estimate of each score, groups in order of appearance. A
-        score that is not finite makes its group's estimate not finite.
+        score that is not finite, or that some of a group's cells lack, makes
+        its group's estimate not finite.
     """
     groups = {}
     for cell in cells:
@@ -115,11 +116,16 @@ def summarise(
         group: {
             name: metrics.mean_and_standard_error(
                 [
-                    np.mean([_number(s[name]) for s in samples])
+                    np.mean([_number(s.get(name)) for s in samples])
                     for samples in by_image.values()
                 ]
             )
-            for name in next(iter(by_image.values()))[0]
+            for name in dict.fromkeys(
+                name
+                for samples in by_image.values()
+                for scores in samples
+                for name in scores
+            )
         }
         for group, by_image in groups.items()
     }

@@ -71,6 +71,16 @@ class RecordsTest(absltest.TestCase):
         self.assertAlmostEqual(mean, 20.0)
         self.assertAlmostEqual(standard_error, 5.0)
 
+    def test_a_score_that_some_cells_lack_has_no_estimate(self):
+        writer = records.Writer(self.folder)
+        writer.write(_protocol(0), {'psnr': 10.0}, _X)
+        writer.write(_protocol(1), {'psnr': 20.0, 'seconds': 1.0}, _X)
+        ((_, scores),) = records.summarise(
+            records.read(self.folder), lambda _: ()
+        ).items()
+        self.assertAlmostEqual(scores['psnr'].mean, 15.0)
+        self.assertTrue(np.isnan(scores['seconds'].mean))
+
 
 if __name__ == '__main__':
     absltest.main()

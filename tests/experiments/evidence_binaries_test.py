@@ -141,7 +141,7 @@ class EvidenceBinariesTest(absltest.TestCase):
             ]
             self.assertLen(samples, _NUM_SAMPLES)
             observed.append(uncertainty.coverage(samples, truth).observed[0])
-        line = f'| `denoising` | `sdedit` | {np.mean(observed):.3f} +- '
+        line = f'| `denoising` | `sdedit` | 100 | {np.mean(observed):.3f} +- '
         self.assertIn(line, text)
         images.read_image(out / 'calibration.png')
 

@@ -1,0 +1,33 @@
+"""Defaults: which of the tuned ones a number of steps gets."""
+
+from unittest import mock
+
+from absl.testing import absltest, parameterized
+
+from invjax import defaults
+
+_TUNED = {
+    ('p', 'dps', 'denoising'): {'zeta': 1.0},
+    ('p', 'dps', 'denoising', 10): {'zeta': 2.0},
+    ('p', 'dps', 'jpeg', 10): {'zeta': 3.0},
+}
+
+
+@mock.patch.object(defaults, 'DEFAULTS', _TUNED)
+class DefaultsTest(parameterized.TestCase):
+    @parameterized.parameters((1, 2), (10, 2), (31, 2), (32, 1), (1000, 1))
+    def test_the_nearest_number_of_steps_by_ratio_is_taken(self, number, zeta):
+        # Between 10 and 100 the middle by ratio is 31.6.
+        found = defaults.default_settings('p', 'dps', 'denoising', number)
+        self.assertEqual(found, {'zeta': zeta})
+
+    def test_without_a_number_of_steps_it_is_100(self):
+        found = defaults.default_settings('p', 'dps', 'denoising')
+        self.assertEqual(found, {'zeta': 1.0})
+
+    def test_what_was_not_tuned_has_none(self):
+        self.assertEqual(defaults.default_settings('q', 'dps', 'jpeg'), {})
+
+
+if __name__ == '__main__':
+    absltest.main()

@@ -1,0 +1,84 @@
+"""Network evaluations, against counts that are worked by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from invjax import evaluations, operators, problem, schedule
+from invjax.diffusion import Prediction
+from invjax.priors import gaussian
+
+_ALPHA_BAR = schedule.alpha_bars(schedule.linear_betas())
+_SHAPE = (4, 4, 2)
+_PRIOR = gaussian.GaussianPrior.isotropic(np.zeros(_SHAPE), 0.1, _ALPHA_BAR)
+_OPERATOR = operators.make_operator(
+    'box_inpainting', jax.random.key(0), _SHAPE, box_size=2, box_margin=0
+)
+_PROBLEM = problem.measure(jax.random.key(1), jnp.zeros(_SHAPE), _OPERATOR)
+
+
+class LearningPrior:
+    """A prior that learns its variance, and must not be run."""
+
+    alpha_bar = _ALPHA_BAR
+
+    def __call__(self, x_t, t):
+        if not isinstance(x_t, jax.core.Tracer):
+            raise AssertionError('The prior ran.')
+        return Prediction(x_t, x_t)
+
+
+class CountTest(parameterized.TestCase):
+    @parameterized.parameters(
+        # One pass a step, and one back for the gradient of the residual.
+        ('unconditional', 12, {}, (12, 0)),
+        ('dps', 12, {'zeta': 0.5}, (12, 12)),
+        # A long run is cut into stretches; the last one's filling is not run.
+        ('dps', 5, {'zeta': 0.5}, (5, 5)),
+        # Of t = 999, 666, 333, 0 the last two are not above tau; of 999 and 0
+        # the last.
+        ('sdedit', 4, {'tau': 400}, (2, 0)),
+        ('sdedit', 2, {'tau': 400}, (1, 0)),
+        # Each level takes 3 steps of the flow.
+        ('daps', 4, {'flow_steps': 3}, (12, 0)),
+        ('daps', 4, {'flow_steps': 1}, (4, 0)),
+        # 3 particles, each with its gradient.
+        ('tds', 4, {'particles': 3}, (12, 12)),
+        # Each step is taken 5 times, or twice.
+        ('repaint', 4, {'resamplings': 5}, (20, 0)),
+        ('ddnm', 4, {'travel': 2}, (8, 0)),
+        # Without a network at all.
+        ('admm_tv', 4, {}, (0, 0)),
+        # A stop that is never met: 3 steps of Adam and the estimate after them.
+        ('sitcom', 4, {'inner_steps': 3, 'delta': 0}, (16, 16)),
+        # J^T is applied once for the variance and once for the score, where
+        # the prior has not learned its variance.
+        ('tmpd', 4, {'moment': 'learned'}, (4, 8)),
+    )
+    def test_it_is_what_the_algorithm_says(
+        self, method, num_steps, settings, expected
+    ):
+        found = evaluations.count(
+            _PROBLEM, _PRIOR, method, num_steps, **settings
+        )
+        self.assertEqual(found, expected)
+
+    def test_a_learned_variance_is_that_of_the_prior(self):
+        found = evaluations.count(
+            _PROBLEM, LearningPrior(), 'tmpd', 4, moment='learned'
+        )
+        self.assertEqual(found, (4, 4))
+
+    def test_what_stops_by_value_is_counted_on_the_prior_itself(self):
+        # A prior that knows the truth explains the measurement at each step's
+        # first pass, which a stand-in would not.
+        sure = gaussian.GaussianPrior.isotropic(
+            np.zeros(_SHAPE), 1e-6, _ALPHA_BAR
+        )
+        found = evaluations.count(_PROBLEM, sure, 'sitcom', 4, delta=2.0)
+        self.assertEqual(found, (4, 4))
+
+
+if __name__ == '__main__':
+    absltest.main()
