@@ -16,7 +16,6 @@ are taken in processes of their own.
 import contextlib
 import json
 import os
-import pathlib
 import resource
 import statistics
 import subprocess
@@ -29,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import common
+from experiments import common, peer
 from invjax import operators, problem, schedule, sweep
 from invjax.conditioners import make_conditioner
 from invjax.priors import checkpoint
@@ -52,7 +51,8 @@ _REMAT = flags.DEFINE_bool(
 _STEP_ALONE = flags.DEFINE_bool(
     'step_alone', False, 'Only one DPS step of the first network: as JSON.'
 )
-_STEPS = 10
+# Of the sampler in each timed call; a step of the large one takes seconds.
+_STEPS = {'faces64': 10, 'ffhq256': 3}
 _CEILING_SIDE = 3072
 _T = 500
 # The most images of 256 x 256 at once on a CPU.
@@ -73,7 +73,7 @@ def main():
         return
     out = common.make_folder(common.OUT.value)
     rows, others = [], []
-    with _peer() as peer:
+    with _peer() as ask:
         ceiling = _ceiling()
         for name in _NETWORKS.value:
             prior, seconds = _timed(lambda name=name: _prior(name))
@@ -82,7 +82,7 @@ def main():
                 is_cpu = jax.default_backend() == 'cpu'
                 if name == 'ffhq256' and is_cpu and batch > _LARGEST_ON_CPU:
                     continue
-                for row in _measure(name, prior, batch, ceiling, peer):
+                for row in _measure(name, prior, batch, ceiling, ask):
                     rows.append(row)
                     print(_line(row), flush=True)
             if name == 'faces64':
@@ -159,7 +159,7 @@ def _measured(prior):
     return problem.measure(key, x, operator)
 
 
-def _sampler(prior, method, batch, num_steps=_STEPS, settings=({},)):
+def _sampler(prior, method, batch, num_steps, settings=({},)):
     """A call of the whole sampler on that many lanes at once."""
     measured = _measured(prior)
     num_samples = batch // len(settings)
@@ -179,10 +179,11 @@ def _sampler(prior, method, batch, num_steps=_STEPS, settings=({},)):
     )
 
 
-def _measure(name, prior, batch, ceiling, peer):
+def _measure(name, prior, batch, ceiling, ask):
     """Rows of one network and batch."""
     x = jax.random.normal(jax.random.key(0), (batch, *prior.image_shape))
-    steps = schedule.reverse_steps(prior.alpha_bar, _STEPS)
+    num_steps = _STEPS[name]
+    steps = schedule.reverse_steps(prior.alpha_bar, num_steps)
     step = schedule.Steps(*(jnp.asarray(field[1]) for field in steps))
     keys, measured = (
         jax.random.split(jax.random.key(2), batch),
@@ -195,13 +196,23 @@ def _measure(name, prior, batch, ceiling, peer):
     calls = {
         'forward': (lambda: _forward(prior, x), 1, 1, 'forward'),
         'unconditional step': (
-            _sampler(prior, 'unconditional', batch),
-            _STEPS,
+            _sampler(prior, 'unconditional', batch, num_steps),
+            num_steps,
             1,
             None,
         ),
-        'ScoreALD step': (_sampler(prior, 'score_ald', batch), _STEPS, 1, None),
-        'DPS step': (_sampler(prior, 'dps', batch), _STEPS, 2, 'gradient'),
+        'ScoreALD step': (
+            _sampler(prior, 'score_ald', batch, num_steps),
+            num_steps,
+            1,
+            None,
+        ),
+        'DPS step': (
+            _sampler(prior, 'dps', batch, num_steps),
+            num_steps,
+            2,
+            'gradient',
+        ),
         'bare DPS step': (
             lambda: _bare_dps(prior, x, keys, measured, step),
             1,
@@ -213,14 +224,16 @@ def _measure(name, prior, batch, ceiling, peer):
     peers = {what: [] for what in calls}
     first = {what: _timed(call[0])[1] for what, call in calls.items()}
     for kind in ('forward', 'gradient'):
-        if peer is not None:
-            peer(name, batch, kind)  # Its first pass is slower.
+        if ask is not None:
+            # Its first pass is slower.
+            ask(network=name, batch=batch, kind=kind)
     # In turn, so that a slow minute of the machine meets all of them.
     for _ in range(_ROUNDS.value):
         for what, (call, number, _, kind) in calls.items():
             times[what].append(_timed(call)[1] / number)
-            if peer is not None and kind is not None:
-                peers[what].append(peer(name, batch, kind))
+            if ask is not None and kind is not None:
+                answer = ask(network=name, batch=batch, kind=kind)
+                peers[what].append(answer)
     for what, (_, _, passes, _) in calls.items():
         seconds = statistics.median(times[what])
         row = {
@@ -251,8 +264,9 @@ def _flops(prior, x) -> float:
 def _sweep_against_runs(prior):
     """Nine lanes of DPS at once, and one after the other."""
     settings = [{'zeta': float(zeta)} for zeta in range(1, 10)]
-    together = _sampler(prior, 'dps', 9, settings=settings)
-    alone = _sampler(prior, 'dps', 1)
+    num_steps = _STEPS['faces64']
+    together = _sampler(prior, 'dps', 9, num_steps, settings)
+    alone = _sampler(prior, 'dps', 1, num_steps)
     ratios = []
     for call in (together, alone):
         _timed(call)
@@ -289,8 +303,8 @@ def _processes():
     found = []
     theirs = None
     if _PEER.value:
-        with _peer() as peer:
-            theirs = peer('ffhq256', 1, 'memory')
+        with _peer() as ask:
+            theirs = ask(network='ffhq256', batch=1, kind='memory')
         found.append(('peak memory, peer', f'{theirs / 2**30:.2f} GiB'))
     for label, chosen in (
         ('prepared', []),
@@ -331,39 +345,11 @@ def _child(cache: str, chosen: list[str]) -> dict:
     return json.loads(done.stdout)
 
 
-@contextlib.contextmanager
 def _peer():
-    """(network, batch, kind) -> the other Python's answer; None without one."""
-    python = _PEER.value
-    if python is None:
-        yield None
-        return
-    script = pathlib.Path(__file__).with_name('benchmark_peer.py')
-    try:
-        process = subprocess.Popen(
-            [python, str(script)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-    except OSError as error:
-        raise ValueError(
-            f'--peer must be a Python, got {python!r} ({error.strerror}).'
-        ) from None
-    with process:
-        if json.loads(process.stdout.readline() or 'null') != 'ready':
-            raise ValueError(
-                f'{python} cannot import torch and deepinv; install them there.'
-            )
-
-        def ask(network, batch, kind) -> float:
-            question = {'network': network, 'batch': batch, 'kind': kind}
-            process.stdin.write(json.dumps(question) + '\n')
-            process.stdin.flush()
-            return json.loads(process.stdout.readline())
-
-        yield ask
-        process.stdin.close()
+    """A context: question -> the other Python's answer; None without one."""
+    if _PEER.value is None:
+        return contextlib.nullcontext()
+    return peer.start(_PEER.value, 'benchmark_peer.py')
 
 
 def _line(row) -> str:

@@ -1,0 +1,105 @@
+"""Another Python, with packages of its own, that answers questions.
+
+It runs one of the scripts here named `*_peer.py`. Each line of JSON on the
+script's input is a question and each line on its output the answer, the first
+being `"ready"`; arrays go by files, whose paths are in the questions.
+"""
+
+import contextlib
+import json
+import pathlib
+import subprocess
+from collections.abc import Mapping
+
+import flax.traverse_util
+import numpy as np
+
+from invjax.priors import convert
+
+# Modules of guided-diffusion, and what `Faces64` in benchmark_peer.py calls
+# them; the other `input_blocks` are `down`, counted from 0.
+_FACES64 = {
+    'time_embed.': 'time.',
+    'input_blocks.0.0.': 'first.',
+    'middle_block.': 'middle.',
+    'output_blocks.': 'up.',
+    'out.': 'out.',
+}
+
+
+@contextlib.contextmanager
+def start(python: str, script: str):
+    """Start a script; gives a function from a question to its answer.
+
+    Args:
+        python: the path of a Python that can import torch and deepinv.
+        script: the name of a file beside this one.
+
+    Raises:
+        ValueError: if it is no Python, lacks the packages, stops, or answers
+            `{"error": sentence}`.
+    """
+    path = pathlib.Path(__file__).with_name(script)
+    try:
+        process = subprocess.Popen(
+            [python, str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+    except OSError as error:
+        raise ValueError(
+            f'--peer must be a Python, got {python!r} ({error.strerror}).'
+        ) from None
+
+    def ask(**question):
+        process.stdin.write(json.dumps(question) + '\n')
+        process.stdin.flush()
+        line = process.stdout.readline()
+        if not line:
+            raise ValueError(f'{python} stopped; what it said is above.')
+        answer = json.loads(line)
+        if isinstance(answer, Mapping) and 'error' in answer:
+            raise ValueError(answer['error'])
+        return answer
+
+    with process:
+        try:
+            if json.loads(process.stdout.readline() or 'null') != 'ready':
+                raise ValueError(
+                    f'{python} cannot import torch and deepinv; install them '
+                    'there.'
+                )
+            yield ask
+        finally:
+            process.stdin.close()
+
+
+def state_dict(params: dict, network) -> dict[str, np.ndarray]:
+    """Parameters of a UNet as PyTorch has them: the inverse of `convert`.
+
+    Args:
+        params: nested dict of arrays.
+        network: the UNet that they fit.
+
+    Returns:
+        The names of guided-diffusion to float32 arrays in PyTorch's layout.
+    """
+    leaves = flax.traverse_util.flatten_dict(params)
+    return {
+        name: _to_torch(np.asarray(leaves[path], np.float32)).reshape(shape)
+        for name, (path, shape) in convert.expected_leaves(network).items()
+    }
+
+
+def _to_torch(array: np.ndarray) -> np.ndarray:
+    return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+
+
+def faces64_name(name: str) -> str:
+    """What `Faces64` calls a tensor of guided-diffusion."""
+    for module, other in _FACES64.items():
+        if name.startswith(module):
+            return other + name.removeprefix(module)
+    _, number, rest = name.split('.', 2)
+    return f'down.{int(number) - 1}.{rest}'
