@@ -9,7 +9,12 @@ y = A z + sigma n, the posterior of z is Gaussian, with the mean
 Where an operator has a `spectrum` this is a division by element. Otherwise, and
 where r^2 differs from pixel to pixel, it is solved by conjugate gradients on
 `forward` and `adjoint` alone, to a relative residual of 1e-5 within 100 steps.
+
+Pixels may be correlated too: a function x -> Sigma x stands for the covariance
+r^2 I wherever a variance is asked for, but in `squared_distance` and `draw`.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -23,12 +28,16 @@ _MAX_STEPS = 100
 # no noise to say how much of them may be trusted: float32 has seven digits.
 _CUT = 1e-3
 
+# r^2, () or (H, W, C), or x -> Sigma x on (H, W, C).
+Variance = jax.typing.ArrayLike | Callable[[jax.Array], jax.Array]
+
 
 def correction(
     problem: Problem,
     residual: jax.Array,
-    variance: jax.typing.ArrayLike,
+    variance: Variance,
     noise_var: jax.typing.ArrayLike | None = None,
+    max_steps: int = _MAX_STEPS,
 ) -> jax.Array:
     """A^T (A diag(r^2) A^T + sigma^2 I)^{-1} residual, (H, W, C).
 
@@ -38,12 +47,21 @@ def correction(
     Args:
         problem: whose operator is linear.
         residual: in the shape of y.
-        variance: r^2, above 0: () or (H, W, C).
+        variance: r^2, above 0: () or (H, W, C); or x -> Sigma x, positive
+            definite.
         noise_var: sigma^2, (); by default that of the problem.
+        max_steps: of conjugate gradients, where they are needed.
     """
     operator = problem.operator
     if noise_var is None:
         noise_var = problem.noise_std**2
+    if callable(variance):
+        # Its size, as far as it counts: along the residual.
+        image = operator.adjoint(residual)
+        length = jnp.linalg.norm(image)
+        size = jnp.linalg.norm(variance(image)) / jnp.maximum(length, 1e-12)
+        floor = jnp.maximum(noise_var, _CUT**2 * size)
+        return _solve(problem, residual, variance, floor, max_steps)
     if jnp.ndim(variance) == 0 and hasattr(operator, 'spectrum'):
         spectrum = operator.spectrum()
         gain = _gain(spectrum.singular, variance, noise_var)
@@ -54,12 +72,20 @@ def correction(
         gain = selected / jnp.where(selected > 0, variance + noise_var, 1)
         return gain * operator.adjoint(residual)
 
-    def apply(v):
-        return operator.forward(variance * operator.adjoint(v)) + floor * v
-
     # A little noise where there is none keeps the system regular.
     floor = jnp.maximum(noise_var, _CUT**2 * jnp.max(variance))
-    solved, _ = cg(apply, residual, tol=_TOLERANCE, maxiter=_MAX_STEPS)
+    return _solve(problem, residual, lambda x: variance * x, floor, max_steps)
+
+
+def _solve(problem, residual, covariance, noise_var, max_steps):
+    """`correction` by conjugate gradients on forward and adjoint alone."""
+    operator = problem.operator
+
+    def apply(v):
+        spread = operator.forward(covariance(operator.adjoint(v)))
+        return spread + noise_var * v
+
+    solved, _ = cg(apply, residual, tol=_TOLERANCE, maxiter=max_steps)
     return operator.adjoint(solved)
 
 
@@ -105,15 +131,17 @@ def _gain(singular, variance, noise_var):
 def nearest(
     problem: Problem,
     x: jax.Array,
-    variance: jax.typing.ArrayLike,
+    variance: Variance,
     noise_var: jax.typing.ArrayLike | None = None,
+    max_steps: int = _MAX_STEPS,
 ) -> jax.Array:
     """The z that is nearest to x and explains y: the mean above, (H, W, C).
 
     Arguments as for `correction`; x is (H, W, C).
     """
-    shift = correction(problem, problem.residual(x), variance, noise_var)
-    return x + variance * shift
+    residual = problem.residual(x)
+    shift = correction(problem, residual, variance, noise_var, max_steps)
+    return x + (variance(shift) if callable(variance) else variance * shift)
 
 
 def project(problem: Problem, x: jax.Array) -> jax.Array:

@@ -32,9 +32,7 @@ def lowered_chunk(network: UNet) -> str:
     )
     batch = sweep._hand_out(lanes, np.arange(_NUM_LANES))
     steps = schedule.reverse_steps(prior.alpha_bar, 10)
-    carry = jax.eval_shape(
-        lambda: sweep._start(batch, steps, 'dps', (), None)
-    )
+    carry = jax.eval_shape(lambda: sweep._start(batch, steps, 'dps', (), None))
     exported = jax.export.export(sweep._run, platforms=('cuda', 'tpu'))(
         batch, carry, steps, prior, 'dps', (), None
     )

@@ -34,11 +34,14 @@ SETTINGS = [
     ('ddnm', {'noise_model': 'plain'}),
     ('ddnm', {'travel': 3}),
     ('daps', {'draw': 'langevin'}),
+    ('pnp_admm', {'levels': 'fixed'}),
 ]
 # Methods whose step is not the transition's, so that without a measurement they
 # are samplers of their own.
 _OWN_STEPS = (
     'sdedit',
+    'ald',
+    'sitcom',
     'ddnm',
     'ddrm',
     'diffpir',
@@ -46,6 +49,11 @@ _OWN_STEPS = (
     'reddiff',
     'repaint',
     'tds',
+    'wiener',
+    'admm_tv',
+    'hqs',
+    'pnp_admm',
+    'dip',
 )
 INFINITY = float('inf')
 # What runs a few times takes longer to optimise than to run.
@@ -206,6 +214,7 @@ class ContractTest(parameterized.TestCase):
         ('tmpd', 'moment', 'third'),
         ('ddnm', 'noise_model', 'minus'),
         ('daps', 'draw', 'straws'),
+        ('hqs', 'levels', 'rising'),
     )
     def test_an_unknown_choice_is_refused(self, method, name, value):
         with self.assertRaisesRegex(

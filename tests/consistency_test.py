@@ -86,6 +86,43 @@ class NearestTest(parameterized.TestCase):
         np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
+class CovarianceTest(parameterized.TestCase):
+    """A function x -> Sigma x in place of a variance."""
+
+    def covariance(self):
+        root = np.random.default_rng(1).standard_normal((192, 192)) / 14
+        dense = jnp.asarray(root @ root.T + 0.1 * np.eye(192), jnp.float32)
+        return dense, lambda x: jnp.dot(
+            dense, x.ravel(), precision='highest'
+        ).reshape(x.shape)
+
+    @parameterized.parameters(*_LINEAR)
+    def test_it_is_the_minimiser(self, task):
+        measured, matrix = _measured(task, 0.1)
+        dense, covariance = self.covariance()
+        x = _estimate()
+        dense = np.asarray(dense, np.float64)
+        gram = matrix @ dense @ matrix.T + 0.1**2 * np.eye(len(matrix))
+        flat = np.ravel(measured.residual(x)).astype(np.float64)
+        expected = dense @ matrix.T @ np.linalg.solve(gram, flat)
+        found = consistency.nearest(measured, x, covariance)
+        np.testing.assert_allclose(np.ravel(found - x), expected, atol=2e-3)
+
+    def test_without_noise_it_explains_the_measurement(self):
+        measured, _ = _measured('super_resolution', 0.0)
+        _, covariance = self.covariance()
+        found = consistency.nearest(measured, _estimate(), covariance)
+        np.testing.assert_allclose(
+            measured.operator.forward(found), measured.y, atol=2e-3
+        )
+
+    def test_where_nothing_is_measured_the_estimate_stays(self):
+        nothing = problem.nothing_measured(_SHAPE)
+        _, covariance = self.covariance()
+        found = consistency.nearest(nothing, _estimate(), covariance)
+        np.testing.assert_array_equal(found, _estimate())
+
+
 class ProjectTest(parameterized.TestCase):
     @parameterized.parameters(*_LINEAR)
     def test_it_explains_the_measurement_and_changes_nothing_else(self, task):

@@ -13,28 +13,35 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
+from invjax.conditioners.admm_tv import admm_tv
+from invjax.conditioners.ald import ald
 from invjax.conditioners.base import FRACTION, Conditioner, Info, Range, Size
 from invjax.conditioners.daps import daps
 from invjax.conditioners.ddnm import ddnm
 from invjax.conditioners.ddrm import ddrm
 from invjax.conditioners.diffpir import diffpir
+from invjax.conditioners.dip import dip
 from invjax.conditioners.dmps import dmps
 from invjax.conditioners.dps import dps
 from invjax.conditioners.mcg import mcg
 from invjax.conditioners.pigdm import pigdm
+from invjax.conditioners.pnp import hqs, pnp_admm
 from invjax.conditioners.reddiff import reddiff
 from invjax.conditioners.repaint import repaint
 from invjax.conditioners.score_ald import score_ald
 from invjax.conditioners.sdedit import sdedit
+from invjax.conditioners.sitcom import sitcom
 from invjax.conditioners.tds import tds
 from invjax.conditioners.tmpd import tmpd
 from invjax.conditioners.unconditional import unconditional
+from invjax.conditioners.wiener import wiener
 from invjax.diffusion import Transition
 
 CONDITIONERS = {
     'unconditional': unconditional,
     'sdedit': sdedit,
     'score_ald': score_ald,
+    'ald': ald,
     'dps': dps,
     'mcg': mcg,
     'pigdm': pigdm,
@@ -45,8 +52,14 @@ CONDITIONERS = {
     'diffpir': diffpir,
     'daps': daps,
     'reddiff': reddiff,
+    'sitcom': sitcom,
     'repaint': repaint,
     'tds': tds,
+    'wiener': wiener,
+    'admm_tv': admm_tv,
+    'hqs': hqs,
+    'pnp_admm': pnp_admm,
+    'dip': dip,
 }
 
 # What a method asks of an operator, by the name of its attribute, where it asks
@@ -62,6 +75,10 @@ _NEEDS = {
     'daps': 'adjoint',
     'repaint': 'mask_of_x',
     'tds': 'adjoint',
+    'wiener': 'adjoint',
+    'admm_tv': 'adjoint',
+    'hqs': 'adjoint',
+    'pnp_admm': 'adjoint',
 }
 _NEEDED_FOR = {
     'adjoint': 'a linear operator',

@@ -152,6 +152,31 @@ def corrected_step(
     return x_s, observe(x_t, x0_hat, prior_x_s, x_s - prior_x_s, problem)
 
 
+def renoise(
+    x_t: jax.Array,
+    x_0: jax.Array,
+    step: Steps,
+    mix: jax.typing.ArrayLike,
+    noise: jax.Array,
+) -> jax.Array:
+    """x_s, (H, W, C), from a clean image and partly fresh noise (DiffPIR).
+
+        eps = (x_t - sqrt(alpha_bar_t) x_0) / sqrt(1 - alpha_bar_t)
+        x_s = sqrt(alpha_bar_s) x_0
+              + sqrt(1 - alpha_bar_s) (sqrt(1 - mix) eps + sqrt(mix) noise)
+
+    Args:
+        x_t, x_0: (H, W, C).
+        step: a row of Steps.
+        mix: () share of fresh noise, 0 (DDIM) to 1 (independent of x_t).
+        noise: (H, W, C), standard normal.
+    """
+    eps = x_t - jnp.sqrt(step.alpha_bar_t) * x_0
+    eps = eps / jnp.sqrt(step.noise_var_t)
+    mixed = jnp.sqrt(1 - mix) * eps + jnp.sqrt(mix) * noise
+    return jnp.sqrt(step.alpha_bar_s) * x_0 + jnp.sqrt(step.noise_var_s) * mixed
+
+
 def estimate_and_transpose(x_t: jax.Array, step: Steps, prior):
     """Tweedie's estimate, not clipped, and the way back through it.
 

@@ -12,7 +12,6 @@ since `zeta` is the step size of DPS.
 """
 
 import jax
-import jax.numpy as jnp
 
 from invjax import consistency
 from invjax.conditioners.base import (
@@ -21,6 +20,7 @@ from invjax.conditioners.base import (
     Positive,
     noise_start,
     observe,
+    renoise,
 )
 from invjax.diffusion import ANCESTRAL, Transition
 
@@ -46,17 +46,9 @@ def diffpir(
         variance = step.noise_var_t / step.alpha_bar_t / lam
         z = consistency.nearest(problem, x0_hat, variance)
         noise = jax.random.normal(key, x_t.shape)
-
-        def renoise(x_0):
-            eps = x_t - jnp.sqrt(step.alpha_bar_t) * x_0
-            eps = eps / jnp.sqrt(step.noise_var_t)
-            mixed = jnp.sqrt(1 - mix) * eps + jnp.sqrt(mix) * noise
-            return (
-                jnp.sqrt(step.alpha_bar_s) * x_0
-                + jnp.sqrt(step.noise_var_s) * mixed
-            )
-
-        x_s, plain = renoise(z), renoise(x0_hat)
+        x_s, plain = (
+            renoise(x_t, x_0, step, mix, noise) for x_0 in (z, x0_hat)
+        )
         return x_s, state, observe(x_t, x0_hat, plain, x_s - plain, problem)
 
     return Conditioner(start=noise_start, update=update)
