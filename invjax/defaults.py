@@ -19,6 +19,11 @@ DEFAULTS = {
     ('faces64', 'score_ald', 'gaussian_deblur'): {'gamma_0': 1, 'gamma_T': 1},
     ('faces64', 'score_ald', 'box_inpainting'): {'gamma_0': 4, 'gamma_T': 8},
     ('faces64', 'score_ald', 'random_inpainting'): {'gamma_0': 1, 'gamma_T': 1},
+    # With few steps only fresh noise tells where pixels are missing.
+    ('faces64', 'diffpir', 'box_inpainting', 20): {'mix': 1.0},
+    ('faces64', 'diffpir', 'random_inpainting', 20): {'mix': 1.0},
+    ('faces64', 'ddrm', 'box_inpainting', 20): {'eta_a': 1.0},
+    ('faces64', 'ddrm', 'random_inpainting', 20): {'eta_a': 1.0},
 }
 
 # What `experiments.tune` goes over where no grid is given.
