@@ -16,7 +16,6 @@ are taken in processes of their own.
 import contextlib
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -28,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import common, peer
+from experiments import common, memory, peer
 from invjax import operators, problem, schedule, sweep
 from invjax.conditioners import make_conditioner
 from invjax.priors import checkpoint
@@ -292,7 +291,7 @@ def _peak_bytes() -> int:
     statistics_of_device = jax.devices()[0].memory_stats() or {}
     if 'peak_bytes_in_use' in statistics_of_device:
         return statistics_of_device['peak_bytes_in_use']
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return memory.peak_bytes()
 
 
 def _processes():

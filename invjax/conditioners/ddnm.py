@@ -88,7 +88,7 @@ def _noise_aware(x0_hat, noise, step, problem):
     """The corrected estimate, and the noise that the step still needs."""
     spectrum = problem.operator.spectrum()
     singular = spectrum.singular
-    seen = singular > 1e-3 * jnp.max(singular)
+    seen = spectrum.told()
     inverse = seen / jnp.where(seen, singular, 1)
     # How much of x_0 goes into x_s, and of the measurement's noise with it.
     weight = step.beta * jnp.sqrt(step.alpha_bar_s) / step.noise_var_t

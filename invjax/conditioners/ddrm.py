@@ -78,7 +78,7 @@ def ddrm(
 def _measured(spectrum, problem):
     """U^* y / s and its noise's std; infinite where nothing is measured."""
     singular = spectrum.singular
-    seen = singular > 1e-3 * jnp.max(singular)
+    seen = spectrum.told()
     safe = jnp.where(seen, singular, 1)
     y_bar = jnp.where(seen, spectrum.of_y(problem.y) / safe, 0)
     std = jnp.where(seen, problem.noise_std / safe, jnp.inf)
