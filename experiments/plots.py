@@ -48,9 +48,18 @@ class Panel(NamedTuple):
     lines: Mapping[str, np.ndarray]
 
 
-# Ten colours and seven markers: no two of seventy lines look the same.
 _MARKERS = 'osD^vPX'
 _MOST_COLUMNS = 4
+
+
+def look(i: int) -> dict:
+    """Of the line of that number; no two of seventy look the same."""
+    return {
+        'color': f'C{i % 10}',
+        'marker': _MARKERS[i % len(_MARKERS)],
+        'markersize': 3.5,
+        'linewidth': 1,
+    }
 
 
 def fronts(
@@ -103,22 +112,18 @@ def _draw(axis, panel, names) -> dict:
     axis.xaxis.set_minor_formatter(ticker.NullFormatter())
     for i, name in enumerate(names):
         points = panel.lines.get(name, np.zeros((0, 2)))
-        look = {'color': f'C{i % 10}', 'marker': _MARKERS[i % len(_MARKERS)]}
         free = points[:, 0] == 0
         for level in points[free, 1]:
             axis.plot(
                 [0, 1],
                 [level, level],
-                **look,
+                **look(i),
                 linestyle=':',
-                markersize=3.5,
                 markevery=[0],
                 clip_on=False,
                 transform=axis.get_yaxis_transform(),
             )
-        (handle,) = axis.plot(
-            *points[~free].T, **look, markersize=3.5, linewidth=1, zorder=2
-        )
+        (handle,) = axis.plot(*points[~free].T, **look(i), zorder=2)
         if len(points):
             handles[name] = handle
     found = [p for p in panel.lines.values() if len(p)]

@@ -50,6 +50,7 @@ _TASK_PARAMETERS = {'gaussian_deblur': {'blur_size': 5, 'blur_std': 1.0}}
 # Of one channel, it is the identity; jpeg needs three.
 _SKIPPED = ('colorization', 'jpeg')
 _TRANSITION = Transition(variance='posterior', clip=False)
+_LARGEST_SHOWN = 5.0  # error, in the plot
 
 
 def _exact(posterior):
@@ -382,14 +383,18 @@ def _table_of_steps(by_steps) -> list[str]:
 
 def _plot(out, by_steps):
     names = ('mean', 'covariance', 'sliced')
-    figure, axes = plots.subplots(1, 3, 7, 2.4)
+    figure, axes = plots.subplots(1, 3, 7, 3.0)
     for axis, name in zip(axes[0], names, strict=True):
-        for method, errors in by_steps.items():
+        for i, (method, errors) in enumerate(by_steps.items()):
             values, deviations = zip(
                 *(e[name] for e in errors.values()), strict=True
             )
             axis.errorbar(
-                list(errors), values, deviations, marker='o', label=method
+                list(errors),
+                values,
+                deviations,
+                label=method,
+                **plots.look(i),
             )
         axis.set(
             xscale='log',
@@ -397,7 +402,13 @@ def _plot(out, by_steps):
             xlabel='steps',
             title=f'{name}, relative error',
         )
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc='outside right')
+        # Some methods diverge, and would leave the others no room.
+        axis.set_ylim(top=min(axis.get_ylim()[1], _LARGEST_SHOWN))
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(),
+        loc='outside lower center',
+        ncols=7,
+    )
     plots.save(figure, out, 'validation')
 
 
