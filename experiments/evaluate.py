@@ -287,6 +287,8 @@ def _words(estimate, is_count=False) -> str:
         return '-'
     if is_count:
         return f'{estimate.mean:g}'
+    if np.isnan(estimate.standard_error):
+        return f'{estimate.mean:.3f}'
     return f'{estimate.mean:.3f} +- {estimate.standard_error:.3f}'
 
 

@@ -379,7 +379,7 @@ class ReadmeTest(absltest.TestCase):
     def test_the_python_examples_of_the_readme_run(self):
         readme = (_ROOT / 'README.md').read_text()
         examples = re.findall(r'```python\n(.*?)```', readme, re.DOTALL)
-        self.assertLen(examples, 2)
+        self.assertLen(examples, 4)
         example = '\n'.join(examples)
         self.assertIn('num_steps=100', example)
         with tempfile.TemporaryDirectory() as folder:
