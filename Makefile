@@ -3,6 +3,10 @@ BIN := .venv/bin
 # Compiled programs are kept, so that a second run starts at once.
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
 
+# Two processes test at once; threads of numpy's that wait for each other in both
+# make a decomposition of a second one of a minute.
+test: export OPENBLAS_NUM_THREADS = 1
+
 .PHONY: demo test test-slow lint
 demo: .venv/installed
 	$(BIN)/python -m experiments.demo --out=out/demo

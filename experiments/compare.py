@@ -23,7 +23,15 @@ import numpy as np
 from absl import flags
 
 from experiments import common, peer
-from invjax import conditioners, defaults, images, metrics, operators, sweep
+from invjax import (
+    conditioners,
+    defaults,
+    images,
+    metrics,
+    operators,
+    schedule,
+    sweep,
+)
 from invjax.operators.blur import Convolution
 from invjax.operators.mask import Mask
 from invjax.operators.separable import Separable
@@ -39,7 +47,8 @@ _TASKS = flags.DEFINE_list(
 _RUNS = flags.DEFINE_list(
     'runs',
     ['dps:100', 'ddrm:20', 'diffpir:20', 'diffpir:100'],
-    'METHOD:STEPS each, with an evaluation of the network a step.',
+    'METHOD:STEPS each, with an evaluation of the network a step. Steps as '
+    '--num_steps has them elsewhere; the peer has its own spacing of as many.',
 )
 _NOISE_STD = flags.DEFINE_float(
     'noise_std', 0.05, 'In [-1, 1] units.', lower_bound=0
@@ -107,7 +116,7 @@ class Run(NamedTuple):
     """A method on a task, and what came of each image.
 
     Attributes:
-        task, method, num_steps: what is run.
+        task, method, num_steps: what is run; steps as on the command line.
         side: whose code, _OURS, _THEIRS or _TUNED.
         settings: those that are given.
         x: (H, W, 3) each.
@@ -117,7 +126,7 @@ class Run(NamedTuple):
 
     task: str
     method: str
-    num_steps: int
+    num_steps: str
     side: str = ''
     settings: dict = {}  # noqa: RUF012
     x: list[np.ndarray] = ()
@@ -163,14 +172,15 @@ def main():
     _write(out, runs, data, {'prior': card, 'peer': versions})
 
 
-def _parse_run(text: str) -> tuple[str, int]:
+def _parse_run(text: str) -> tuple[str, str]:
     method, _, steps = text.partition(':')
-    if method not in _GRIDS or not (steps.isdigit() and int(steps) > 1):
+    if method not in _GRIDS:
         raise ValueError(
-            f'--runs must be METHOD:STEPS, of {", ".join(_GRIDS)} and 2 or '
-            f'more, got {text!r}.'
+            f'--runs must be METHOD:STEPS, of {", ".join(_GRIDS)}, got {text!r}.'
         )
-    return method, int(steps)
+    if len(schedule.respace(steps)) < 2:
+        raise ValueError(f'--runs must have 2 steps or more, got {text!r}.')
+    return method, steps
 
 
 def _check_tuning():
@@ -234,6 +244,10 @@ def _ours(what: Run, prior, card: dict, data: list[Image]) -> Run:
     return what._replace(side=_OURS, settings=settings, x=x, seconds=seconds)
 
 
+def _count(what: Run) -> int:
+    return len(schedule.respace(what.num_steps))
+
+
 class Theirs:
     """deepinv in the other Python, asked for what `compare_peer.py` does."""
 
@@ -288,17 +302,17 @@ class Theirs:
                 do='restore',
                 problem=self._save_problem(image.problems[what.task]),
                 method=what.method,
-                num_steps=what.num_steps,
+                num_steps=_count(what),
                 # deepinv takes a seed of 0 for none.
                 seed=1 + 1000 * common.SEED.value + image.number,
                 settings=settings,
                 out=str(path),
             )
-            if answer['num_evaluations'] != what.num_steps:
+            if answer['num_evaluations'] != _count(what):
                 raise ValueError(
                     f"the peer's {what.method} evaluated the network "
                     f'{answer["num_evaluations"]} times, not '
-                    f'{what.num_steps}; compare with the version of deepinv '
+                    f'{_count(what)}; compare with the version of deepinv '
                     'that compare_peer.py names.'
                 )
             x.append(np.load(path))
@@ -418,7 +432,7 @@ def _table(runs: list[Run]) -> list[str]:
         cells = [
             f'`{run.task}`',
             f'`{run.method}`',
-            str(run.num_steps),
+            run.num_steps,
             run.side,
             _settings(run) or 'default',
             *scores,

@@ -29,7 +29,9 @@ def main():
     rows, labels, records = [], [], {}
     for task, method in _TASKS.items():
         inverse_problem = common.measure(truth, task, _NOISE_STD)
-        settings = defaults.default_settings(card['name'], method, task)
+        settings = defaults.default_settings(
+            card['name'], method, task, common.NUM_STEPS.value
+        )
         with common.sampling_seconds() as seconds:
             result = sweep.restore(
                 inverse_problem,

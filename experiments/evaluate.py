@@ -171,8 +171,9 @@ def _expand(names, every) -> list[str]:
 
 
 def _plan(task, method, num_steps, data) -> cells.Plan:
-    number = len(schedule.respace(num_steps, len(data.prior.alpha_bar)))
-    default = defaults.default_settings(data.card['name'], method, task, number)
+    default = defaults.default_settings(
+        data.card['name'], method, task, num_steps
+    )
     numbers, choices = conditioners.split_settings(method, default)
     return cells.Plan(
         task,

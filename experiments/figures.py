@@ -166,7 +166,12 @@ def _restorations(out, prior, card, truth, problems):
     lpips = metrics.load_lpips('alex')
     tuned = {
         task: [
-            (method, defaults.default_settings(card['name'], method, task))
+            (
+                method,
+                defaults.default_settings(
+                    card['name'], method, task, common.NUM_STEPS.value
+                ),
+            )
             for method in _TUNED_METHODS
         ]
         for task in problems

@@ -39,7 +39,9 @@ def main():
     _, _, key_sampler = common.keys()
     settings = {
         **hyperparameters(method),
-        **defaults.default_settings(card['name'], method, task),
+        **defaults.default_settings(
+            card['name'], method, task, common.NUM_STEPS.value
+        ),
         **common.given_settings(),
     }
     with common.sampling_seconds() as seconds:

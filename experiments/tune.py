@@ -63,7 +63,9 @@ def main():
     prior, card = common.load_prior(_MAX_LANES.value)
     truth, inverse_problem = measured.read(prior)
     is_mask = isinstance(inverse_problem.operator, Mask)
-    default = defaults.default_settings(card['name'], method, task)
+    default = defaults.default_settings(
+        card['name'], method, task, common.NUM_STEPS.value
+    )
     if default.keys() != grid.keys():
         default = {}
     by = _BY.value

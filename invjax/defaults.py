@@ -7,8 +7,12 @@ paper's.
 
 import math
 
+from invjax import schedule
+
 # (prior, method, task), found at 100 steps, or with another number of them as a
-# fourth: what is added at each step adds up to more where there are more.
+# fourth: what is added at each step adds up to more where there are more. What is
+# said of any task holds where nothing is said of the task itself.
+_ANY = 'any'
 DEFAULTS = {
     ('faces64', 'dps', 'gaussian_deblur'): {'zeta': 6.0},
     ('faces64', 'dps', 'box_inpainting'): {'zeta': 3.0},
@@ -58,6 +62,11 @@ DEFAULTS = {
     ('faces64', 'diffpir', 'random_inpainting', 20): {'mix': 1.0},
     ('faces64', 'ddrm', 'box_inpainting', 20): {'eta_a': 1.0},
     ('faces64', 'ddrm', 'random_inpainting', 20): {'eta_a': 1.0},
+    # Fresh noise as wide as x_0 given x_t leaves few steps no time to remove it.
+    ('faces64', 'daps', _ANY, 20): {'spread': 0.3},
+    ('faces64', 'pigdm', _ANY, 20): {'strength': 2.0},
+    ('faces64', 'mcg', _ANY, 20): {'zeta': 2.0},
+    ('faces64', 'reddiff', _ANY, 20): {'learning_rate': 0.3, 'weight': 0.1},
 }
 
 # What `experiments.tune` goes over where no grid is given.
@@ -69,19 +78,25 @@ GRIDS = {
 
 
 def default_settings(
-    prior: str, method: str, task: str, num_steps: int = 100
+    prior: str, method: str, task: str, num_steps: int | str = 100
 ) -> dict[str, float]:
     """The tuned hyperparameters, by name; none where nothing was tuned.
 
     They are those of the number of steps, among the tuned ones, that is nearest
-    by ratio.
+    by ratio. The method's own stand for 100 steps where nothing was tuned there.
+
+    Args:
+        prior, method, task: names.
+        num_steps: any form that `schedule.respace` takes.
+
+    Raises:
+        ValueError: by `schedule.respace`.
     """
-    tuned = {
-        key[3] if len(key) > 3 else 100: settings
-        for key, settings in DEFAULTS.items()
-        if key[:3] == (prior, method, task)
-    }
-    if not tuned:
-        return {}
-    nearest = min(tuned, key=lambda number: abs(math.log(number / num_steps)))
+    number = len(schedule.respace(num_steps))
+    tuned = {100: {}}
+    for of_task in (_ANY, task):
+        for key, settings in DEFAULTS.items():
+            if key[:3] == (prior, method, of_task):
+                tuned[key[3] if len(key) > 3 else 100] = settings
+    nearest = min(tuned, key=lambda n: abs(math.log(n / number)))
     return dict(tuned[nearest])

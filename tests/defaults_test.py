@@ -10,6 +10,7 @@ _TUNED = {
     ('p', 'dps', 'denoising'): {'zeta': 1.0},
     ('p', 'dps', 'denoising', 10): {'zeta': 2.0},
     ('p', 'dps', 'jpeg', 10): {'zeta': 3.0},
+    ('p', 'dps', 'any', 10): {'zeta': 4.0},
 }
 
 
@@ -20,6 +21,19 @@ class DefaultsTest(parameterized.TestCase):
         # Between 10 and 100 the middle by ratio is 31.6.
         found = defaults.default_settings('p', 'dps', 'denoising', number)
         self.assertEqual(found, {'zeta': zeta})
+
+    @parameterized.parameters('10', 'quad10', 'ddim10')
+    def test_steps_are_what_the_spacing_has(self, num_steps):
+        found = defaults.default_settings('p', 'dps', 'denoising', num_steps)
+        self.assertEqual(found, {'zeta': 2.0})
+
+    @parameterized.parameters((10, {'zeta': 4.0}), (100, {}))
+    def test_any_task_is_one_of_which_nothing_is_said(self, number, expected):
+        found = defaults.default_settings('p', 'dps', 'colorization', number)
+        self.assertEqual(found, expected)
+
+    def test_what_is_tuned_for_few_steps_is_not_for_many(self):
+        self.assertEqual(defaults.default_settings('p', 'dps', 'jpeg'), {})
 
     def test_without_a_number_of_steps_it_is_100(self):
         found = defaults.default_settings('p', 'dps', 'denoising')
