@@ -9,10 +9,17 @@ import math
 
 from invjax import schedule
 
-# (prior, method, task), found at 100 steps, or with another number of them as a
-# fourth: what is added at each step adds up to more where there are more. What is
-# said of any task holds where nothing is said of the task itself.
+# Of a task of which nothing is said itself.
 _ANY = 'any'
+# There only one way to draw will do.
+_NONLINEAR = (
+    'phase_retrieval',
+    'high_dynamic_range',
+    'jpeg',
+    'nonlinear_deblur',
+)
+# (prior, method, task), found at 100 steps, or with another number of them as a
+# fourth: what is added at each step adds up to more where there are more.
 DEFAULTS = {
     ('faces64', 'dps', 'gaussian_deblur'): {'zeta': 6.0},
     ('faces64', 'dps', 'box_inpainting'): {'zeta': 3.0},
@@ -23,16 +30,17 @@ DEFAULTS = {
     ('faces64', 'score_ald', 'gaussian_deblur'): {'gamma_0': 1, 'gamma_T': 1},
     ('faces64', 'score_ald', 'box_inpainting'): {'gamma_0': 4, 'gamma_T': 8},
     ('faces64', 'score_ald', 'random_inpainting'): {'gamma_0': 1, 'gamma_T': 1},
-    ('faces64', 'dps', 'box_inpainting', 20): {'zeta': 12.0},
-    ('faces64', 'dps', 'random_inpainting', 20): {'zeta': 6.0},
+    ('faces64', 'dps', 'gaussian_deblur', 20): {'zeta': 12.0},
+    ('faces64', 'dps', 'box_inpainting', 20): {'zeta': 3.0},
+    ('faces64', 'dps', 'random_inpainting', 20): {'zeta': 12.0},
     ('faces64', 'dps', 'super_resolution', 20): {'zeta': 12.0},
-    ('faces64', 'dps', 'motion_deblur', 20): {'zeta': 6.0},
+    ('faces64', 'dps', 'motion_deblur', 20): {'zeta': 12.0},
     ('faces64', 'dps', 'colorization', 20): {'zeta': 3.0},
     ('faces64', 'dps', 'compressed_sensing', 20): {'zeta': 12.0},
     ('faces64', 'dps', 'denoising', 20): {'zeta': 6.0},
     ('faces64', 'dps', 'high_dynamic_range', 20): {'zeta': 3.0},
-    ('faces64', 'dps', 'jpeg', 20): {'zeta': 6.0},
-    ('faces64', 'dps', 'nonlinear_deblur', 20): {'zeta': 6.0},
+    ('faces64', 'dps', 'jpeg', 20): {'zeta': 3.0},
+    ('faces64', 'dps', 'nonlinear_deblur', 20): {'zeta': 12.0},
     ('faces64', 'score_ald', 'box_inpainting', 20): {
         'gamma_0': 1,
         'gamma_T': 8,
@@ -64,6 +72,11 @@ DEFAULTS = {
     ('faces64', 'ddrm', 'random_inpainting', 20): {'eta_a': 1.0},
     # Fresh noise as wide as x_0 given x_t leaves few steps no time to remove it.
     ('faces64', 'daps', _ANY, 20): {'spread': 0.3},
+    **{
+        ('faces64', 'daps', task, 20): {'draw': 'langevin', 'spread': 0.3}
+        for task in _NONLINEAR
+    },
+    **{('faces64', 'daps', task): {'draw': 'langevin'} for task in _NONLINEAR},
     ('faces64', 'pigdm', _ANY, 20): {'strength': 2.0},
     ('faces64', 'mcg', _ANY, 20): {'zeta': 2.0},
     ('faces64', 'reddiff', _ANY, 20): {'learning_rate': 0.3, 'weight': 0.1},
@@ -79,7 +92,7 @@ GRIDS = {
 
 def default_settings(
     prior: str, method: str, task: str, num_steps: int | str = 100
-) -> dict[str, float]:
+) -> dict[str, float | str]:
     """The tuned hyperparameters, by name; none where nothing was tuned.
 
     They are those of the number of steps, among the tuned ones, that is nearest
