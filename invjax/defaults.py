@@ -66,9 +66,7 @@ DEFAULTS = {
         'gamma_T': 1,
     },
     # With few steps only fresh noise lets go of what the first ones took for an image.
-    ('faces64', 'diffpir', _ANY, 20): {'lam': 3.5, 'mix': 1.0},
-    ('faces64', 'diffpir', 'box_inpainting', 20): {'mix': 1.0},
-    ('faces64', 'diffpir', 'random_inpainting', 20): {'mix': 1.0},
+    ('faces64', 'diffpir', _ANY, 20): {'lam': 1.0, 'mix': 1.0},
     ('faces64', 'ddrm', 'box_inpainting', 20): {'eta_a': 1.0},
     ('faces64', 'ddrm', 'random_inpainting', 20): {'eta_a': 1.0},
     # Fresh noise as wide as x_0 given x_t leaves few steps no time to remove it.

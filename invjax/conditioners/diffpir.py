@@ -26,7 +26,7 @@ from invjax.diffusion import ANCESTRAL, Transition
 
 
 def diffpir(
-    lam: Positive = 7.0,
+    lam: Positive = 1.75,
     mix: Fraction = 0.3,
     *,
     transition: Transition = ANCESTRAL,
@@ -35,7 +35,9 @@ def diffpir(
 
     Args:
         lam: () lambda, above 0: weight of the denoised image. May be traced, as
-            the next.
+            the next. The usual 7 goes with sigma in [0, 1] units beside an s_t
+            in [-1, 1] units, as in deepinv 0.5; here both are in the latter, so
+            that a quarter of it is the same weight.
         mix: () share of fresh noise, 0 to 1.
         transition: of it, only `clip` is read; the step is the method's own.
     """
