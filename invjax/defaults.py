@@ -105,11 +105,14 @@ def default_settings(
     Raises:
         ValueError: by `schedule.respace`.
     """
-    number = len(schedule.respace(num_steps))
-    tuned = {100: {}}
+    tuned = {}
     for of_task in (_ANY, task):
         for key, settings in DEFAULTS.items():
             if key[:3] == (prior, method, of_task):
                 tuned[key[3] if len(key) > 3 else 100] = settings
+    if not tuned:  # Of a prior that may have more timesteps than most.
+        return {}
+    tuned.setdefault(100, {})
+    number = len(schedule.respace(num_steps))
     nearest = min(tuned, key=lambda n: abs(math.log(n / number)))
     return dict(tuned[nearest])

@@ -41,6 +41,9 @@ class DefaultsTest(parameterized.TestCase):
 
     def test_what_was_not_tuned_has_none(self):
         self.assertEqual(defaults.default_settings('q', 'dps', 'jpeg'), {})
+        self.assertEqual(
+            defaults.default_settings('q', 'dps', 'jpeg', 2000), {}
+        )
 
 
 if __name__ == '__main__':
