@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from invjax import images, metrics
+from invjax import images, metrics, uncertainty
 
 
 def cell_id(protocol: dict) -> str:
@@ -88,6 +88,41 @@ def read(folder: str | os.PathLike) -> list[dict]:
                 cell = json.loads(line)
                 cells[cell['id']] = cell
     return [cells[name] for name in sorted(cells)]
+
+
+def choose_samples(
+    cells: Sequence[dict], costs: Sequence[str] = ()
+) -> list[dict]:
+    """Of each image the sample with the least residual, as one has no truth.
+
+    Args:
+        cells: from `read`, with chi_square among their scores.
+        costs: scores that add up over the samples of an image.
+
+    Returns:
+        A cell an image. Its scores have `success` too: the share of the image's
+        samples that explain the measurement, which are those with a chi-square
+        of at most `uncertainty.MOST_RESIDUAL` squared.
+    """
+    by_image = {}
+    for cell in cells:
+        by_image.setdefault(cell['protocol']['image'], []).append(cell)
+    most = uncertainty.MOST_RESIDUAL**2
+    chosen = []
+    for samples in by_image.values():
+        residuals = np.array(
+            [_number(c['scores']['chi_square']) for c in samples]
+        )
+        # A sample that is not finite explains nothing, and is taken last.
+        best = samples[
+            np.argmin(np.where(np.isnan(residuals), np.inf, residuals))
+        ]
+        added = {n: sum(c['scores'][n] for c in samples) for n in costs}
+        success = {'success': float(np.mean(residuals <= most))}
+        chosen.append(
+            {**best, 'scores': {**best['scores'], **added, **success}}
+        )
+    return chosen
 
 
 def summarise(

@@ -81,6 +81,27 @@ class RecordsTest(absltest.TestCase):
         self.assertAlmostEqual(scores['psnr'].mean, 15.0)
         self.assertTrue(np.isnan(scores['seconds'].mean))
 
+    def test_the_sample_with_the_least_residual_stands_for_an_image(self):
+        writer = records.Writer(self.folder)
+        for sample, (chi_square, psnr) in enumerate(
+            [(9.0, 10.0), (np.nan, 40.0), (1.1, 25.0), (1.5, 30.0)]
+        ):
+            scores = {'psnr': psnr, 'chi_square': chi_square, 'seconds': 2.0}
+            writer.write(_protocol(0, sample=sample), scores, _X)
+        writer.write(
+            _protocol(1), {'psnr': 7.0, 'chi_square': 4.0, 'seconds': 3.0}, _X
+        )
+        chosen = records.choose_samples(
+            records.read(self.folder), costs=('seconds',)
+        )
+        scores = {c['protocol']['image']: c['scores'] for c in chosen}
+        self.assertEqual(scores[0]['psnr'], 25.0)
+        self.assertEqual(scores[0]['seconds'], 8.0)
+        # A residual of 1.25 of the noise's is a chi-square of 1.56.
+        self.assertEqual(scores[0]['success'], 0.5)
+        self.assertEqual(scores[1]['seconds'], 3.0)
+        self.assertEqual(scores[1]['success'], 0.0)
+
 
 if __name__ == '__main__':
     absltest.main()

@@ -38,6 +38,7 @@ class EvaluateTest(absltest.TestCase):
         mistakes = {
             'steps': _start(cls.folder, '--steps=five'),
             'method': _start(cls.folder, '--methods=dps,nothing:5'),
+            'choose_sample': _start(cls.folder, '--choose_sample'),
         }
         cls.texts, cls.files = [], []
         for _ in range(2):
@@ -127,6 +128,7 @@ class EvaluateTest(absltest.TestCase):
         for name, sentence in {
             'steps': "num_steps must be a number such as 100, 'ddim50'",
             'method': 'method must be one of ',
+            'choose_sample': '--choose_sample needs --num_samples of 2 or more',
         }.items():
             error, status = self.mistakes[name]
             self.assertEqual(status, 2)
