@@ -78,6 +78,9 @@ DEFAULTS = {
     **{('faces64', 'daps', task): {'draw': 'langevin'} for task in _NONLINEAR},
     ('faces64', 'pigdm', _ANY, 20): {'strength': 2.0},
     ('faces64', 'pigdm', 'random_inpainting', 20): {'strength': 4.0},
+    ('faces64', 'tmpd', _ANY, 20): {'strength': 2.0},
+    ('faces64', 'tmpd', 'random_inpainting', 20): {'strength': 4.0},
+    ('faces64', 'dmps', _ANY, 20): {'strength': 1.0},
     ('faces64', 'mcg', _ANY, 20): {'zeta': 2.0},
     ('faces64', 'reddiff', _ANY, 20): {'learning_rate': 0.3, 'weight': 0.1},
 }
