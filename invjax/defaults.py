@@ -61,6 +61,10 @@ DEFAULTS = {
         'gamma_T': 8,
     },
     ('faces64', 'score_ald', 'jpeg', 20): {'gamma_0': 4, 'gamma_T': 1},
+    ('faces64', 'score_ald', 'phase_retrieval', 20): {
+        'gamma_0': 4,
+        'gamma_T': 8,
+    },
     ('faces64', 'score_ald', 'nonlinear_deblur', 20): {
         'gamma_0': 1,
         'gamma_T': 1,
@@ -78,6 +82,8 @@ DEFAULTS = {
     **{('faces64', 'daps', task): {'draw': 'langevin'} for task in _NONLINEAR},
     ('faces64', 'pigdm', _ANY, 20): {'strength': 2.0},
     ('faces64', 'pigdm', 'random_inpainting', 20): {'strength': 4.0},
+    # As many iterations as 50 steps have with the method's own 10.
+    ('faces64', 'dip', _ANY, 20): {'iterations': 25},
     ('faces64', 'tmpd', _ANY, 20): {'strength': 2.0},
     ('faces64', 'tmpd', 'random_inpainting', 20): {'strength': 4.0},
     ('faces64', 'dmps', _ANY, 20): {'strength': 1.0},
