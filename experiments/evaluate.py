@@ -227,7 +227,8 @@ def _rows(task, folder, runs, done) -> list[Row]:
         scores = {}
         if found:
             if _CHOOSE_SAMPLE.value and method != 'measurement':
-                chosen = records.choose_samples(found, _COSTS)
+                most = uncertainty.MOST_RESIDUAL**2
+                chosen = records.choose_samples(found, most, _COSTS)
             else:
                 chosen = found
             ((_, scores),) = records.summarise(chosen, lambda _: ()).items()

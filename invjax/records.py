@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from invjax import images, metrics, uncertainty
+from invjax import images, metrics
 
 
 def cell_id(protocol: dict) -> str:
@@ -91,23 +91,22 @@ def read(folder: str | os.PathLike) -> list[dict]:
 
 
 def choose_samples(
-    cells: Sequence[dict], costs: Sequence[str] = ()
+    cells: Sequence[dict], most: float, costs: Sequence[str] = ()
 ) -> list[dict]:
     """Of each image the sample with the least residual, as one has no truth.
 
     Args:
         cells: from `read`, with chi_square among their scores.
+        most: the largest chi-square of a sample that explains the measurement.
         costs: scores that add up over the samples of an image.
 
     Returns:
         A cell an image. Its scores have `success` too: the share of the image's
-        samples that explain the measurement, which are those with a chi-square
-        of at most `uncertainty.MOST_RESIDUAL` squared.
+        samples that explain the measurement.
     """
     by_image = {}
     for cell in cells:
         by_image.setdefault(cell['protocol']['image'], []).append(cell)
-    most = uncertainty.MOST_RESIDUAL**2
     chosen = []
     for samples in by_image.values():
         residuals = np.array(
