@@ -102,7 +102,7 @@ def choose_samples(
 
     Returns:
         A cell an image. Its scores have `success` too: the share of the image's
-        samples that explain the measurement.
+        samples that explain the measurement. A cost that a sample lacks is NaN.
     """
     by_image = {}
     for cell in cells:
@@ -110,13 +110,15 @@ def choose_samples(
     chosen = []
     for samples in by_image.values():
         residuals = np.array(
-            [_number(c['scores']['chi_square']) for c in samples]
+            [_number(c['scores'].get('chi_square')) for c in samples]
         )
         # A sample that is not finite explains nothing, and is taken last.
         best = samples[
             np.argmin(np.where(np.isnan(residuals), np.inf, residuals))
         ]
-        added = {n: sum(c['scores'][n] for c in samples) for n in costs}
+        added = {
+            n: sum(_number(c['scores'].get(n)) for c in samples) for n in costs
+        }
         success = {'success': float(np.mean(residuals <= most))}
         chosen.append(
             {**best, 'scores': {**best['scores'], **added, **success}}

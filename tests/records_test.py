@@ -91,6 +91,7 @@ class RecordsTest(absltest.TestCase):
         writer.write(
             _protocol(1), {'psnr': 7.0, 'chi_square': 4.0, 'seconds': 3.0}, _X
         )
+        writer.write(_protocol(2), {'psnr': 7.0, 'chi_square': 1.0}, _X)
         chosen = records.choose_samples(
             records.read(self.folder), most=1.5, costs=('seconds',)
         )
@@ -100,6 +101,7 @@ class RecordsTest(absltest.TestCase):
         self.assertEqual(scores[0]['success'], 0.5)
         self.assertEqual(scores[1]['seconds'], 3.0)
         self.assertEqual(scores[1]['success'], 0.0)
+        self.assertTrue(np.isnan(scores[2]['seconds']))
 
 
 if __name__ == '__main__':
