@@ -96,6 +96,12 @@ DEFAULTS = {
     ('faces64', 'dmps', _ANY, 20): {'strength': 1.0},
     ('faces64', 'mcg', _ANY, 20): {'zeta': 2.0},
     ('faces64', 'reddiff', _ANY, 20): {'learning_rate': 0.3, 'weight': 0.1},
+    # With the paper's lam of 1 each level holds on to its first, blurred estimate.
+    ('faces64', 'sitcom', _ANY, 5): {'learning_rate': 0.02, 'lam': 0.01},
+    **{
+        ('faces64', 'sitcom', task, 5): {'learning_rate': 0.05, 'lam': 0.01}
+        for task in ('gaussian_deblur', 'motion_deblur', 'nonlinear_deblur')
+    },
 }
 
 # What `experiments.tune` goes over where no grid is given.
