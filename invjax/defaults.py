@@ -89,8 +89,18 @@ DEFAULTS = {
     **{('faces64', 'daps', task): {'draw': 'langevin'} for task in _NONLINEAR},
     ('faces64', 'pigdm', _ANY, 20): {'strength': 2.0},
     ('faces64', 'pigdm', 'random_inpainting', 20): {'strength': 4.0},
+    # Few Langevin steps a level have to be long to come to rest.
+    ('faces64', 'ald', _ANY, 20): {'langevin_size': 1.5},
+    ('faces64', 'ald', 'high_dynamic_range', 20): {
+        'langevin_size': 1.5,
+        'gamma': 2.0,
+    },
+    ('faces64', 'ald', 'jpeg', 20): {'gamma': 2.0},
+    ('faces64', 'ald', 'phase_retrieval', 20): {},
     # As many iterations as 50 steps have with the method's own 10.
     ('faces64', 'dip', _ANY, 20): {'iterations': 25},
+    # Rounding hides much that the network could still make up.
+    ('faces64', 'dip', 'jpeg', 20): {'iterations': 25, 'discrepancy': 1.3},
     ('faces64', 'tmpd', _ANY, 20): {'strength': 2.0},
     ('faces64', 'tmpd', 'random_inpainting', 20): {'strength': 4.0},
     ('faces64', 'dmps', _ANY, 20): {'strength': 1.0},
