@@ -100,6 +100,7 @@ DEFAULTS = {
     # As many iterations as 50 steps have with the method's own 10.
     ('faces64', 'dip', _ANY, 20): {'iterations': 25},
     # Rounding hides much that the network could still make up.
+    ('faces64', 'dip', 'jpeg'): {'discrepancy': 1.3},
     ('faces64', 'dip', 'jpeg', 20): {'iterations': 25, 'discrepancy': 1.3},
     ('faces64', 'tmpd', _ANY, 20): {'strength': 2.0},
     ('faces64', 'tmpd', 'random_inpainting', 20): {'strength': 4.0},
