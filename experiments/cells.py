@@ -147,6 +147,9 @@ def compute(
     if len(missing):
         _restore(writer, key, plan, data, wholes, cells, missing)
     seconds = time.perf_counter() - start
+    # Its programs serve no other plan, and a hundred plans' would exhaust the
+    # memory maps that a process may have, where compilation then crashes.
+    jax.clear_caches()
     return Done(measured, cells, len(missing), seconds)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import tempfile
 
 import numpy as np
@@ -14,16 +15,36 @@ from tests.experiments import tiny_prior
 _TASKS = ('box_inpainting', 'phase_retrieval')
 
 
+# Runs `evaluate`, and says how many compiled programs each method leaves behind.
+_COUNTING = """
+import jax
+from experiments import cells, common, evaluate
+
+compute = cells.compute
+
+
+def counted(*arguments):
+    done = compute(*arguments)
+    print('left:', len(jax.devices()[0].client.live_executables()))
+    return done
+
+
+cells.compute = counted
+common.run(evaluate.main)
+"""
+
+
 def _start(folder, *arguments):
-    return tiny_prior.start(
-        'evaluate',
-        folder,
+    return tiny_prior.start('evaluate', folder, *_flags(folder), *arguments)
+
+
+def _flags(folder):
+    return (
         f'--images={folder}/images',
         '--num_images=2',
         f'--tasks={",".join(_TASKS)}',
         '--lpips=none',
         f'--out={folder}/out',
-        *arguments,
     )
 
 
@@ -123,6 +144,19 @@ class EvaluateTest(absltest.TestCase):
         self.assertIn('2 of 2 cells are there.', self.texts[1])
         for name in ('fronts_evaluations', 'fronts_seconds'):
             images.read_image(self.folder / 'out' / f'{name}.png')
+
+    def test_compiled_programs_do_not_pile_up_with_the_methods(self):
+        process = tiny_prior.start_python(
+            *('-c', _COUNTING),
+            *(f'--prior={self.folder}/prior', *_flags(self.folder)),
+            *('--tasks=box_inpainting', '--methods=admm_tv,hqs,ddrm'),
+            *('--num_steps=2', f'--out={self.folder}/counted'),
+        )
+        text, error = process.communicate()
+        self.assertEqual(process.returncode, 0, error)
+        left = re.findall('left: ([0-9]+)', text)
+        self.assertLen(left, 3)
+        self.assertLen(set(left), 1)
 
     def test_mistakes_are_one_sentence(self):
         for name, sentence in {

@@ -44,13 +44,12 @@ def write(folder: pathlib.Path, num_images: int) -> None:
 
 def start(binary: str, folder: pathlib.Path, *arguments) -> subprocess.Popen:
     """Start a binary on the prior of a folder."""
-    command = [
-        sys.executable,
-        '-m',
-        f'experiments.{binary}',
-        f'--prior={folder}/prior',
-        *arguments,
-    ]
+    program = ['-m', f'experiments.{binary}']
+    return start_python(*program, f'--prior={folder}/prior', *arguments)
+
+
+def start_python(*arguments) -> subprocess.Popen:
+    """Start Python where it finds the project."""
     environment = {
         **os.environ,
         'PYTHONPATH': str(ROOT),
@@ -58,7 +57,7 @@ def start(binary: str, folder: pathlib.Path, *arguments) -> subprocess.Popen:
         'XLA_FLAGS': '--xla_backend_optimization_level=0',
     }
     return subprocess.Popen(
-        command,
+        [sys.executable, *arguments],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
