@@ -93,6 +93,7 @@ _GRIDS = {
     'dps': (('zeta',), [(v,) for v in (0.03, 0.1, 0.3, 1.0, 3.0)]),
     'mcg': (('zeta',), [(v,) for v in (0.03, 0.1, 0.3, 1.0, 3.0)]),
     'pigdm': (('spread',), [(v,) for v in (0.3, 1.0)]),
+    'c_pigdm': (('strength',), [(v,) for v in (1.0, 4.0, 16.0)]),
     'dmps': (('strength',), [(v,) for v in (1.0, 1.75)]),
     'diffpir': (('lam',), [(v,) for v in (1.0, 7.0, 50.0)]),
     'reddiff': (('weight',), [(v,) for v in (0.25, 1.0)]),

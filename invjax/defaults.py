@@ -89,6 +89,22 @@ DEFAULTS = {
     **{('faces64', 'daps', task): {'draw': 'langevin'} for task in _NONLINEAR},
     ('faces64', 'pigdm', _ANY, 20): {'strength': 2.0},
     ('faces64', 'pigdm', 'random_inpainting', 20): {'strength': 4.0},
+    # Fresh noise, but where only noise or colour is missing.
+    ('faces64', 'c_pigdm', _ANY, 20): {'strength': 32.0, 'mix': 0.5},
+    ('faces64', 'c_pigdm', 'gaussian_deblur', 20): {
+        'strength': 64.0,
+        'mix': 0.7,
+    },
+    ('faces64', 'c_pigdm', 'random_inpainting', 20): {
+        'strength': 64.0,
+        'mix': 0.5,
+    },
+    ('faces64', 'c_pigdm', 'compressed_sensing', 20): {
+        'strength': 128.0,
+        'mix': 0.5,
+    },
+    ('faces64', 'c_pigdm', 'denoising', 20): {'strength': 128.0, 'mix': 0.0},
+    ('faces64', 'c_pigdm', 'colorization', 20): {'strength': 8.0, 'mix': 0.0},
     # Few Langevin steps a level have to be long to come to rest.
     ('faces64', 'ald', _ANY, 20): {'langevin_size': 1.5},
     ('faces64', 'ald', 'high_dynamic_range', 20): {

@@ -1,8 +1,9 @@
-"""The method for few steps, where its assumption on the prior holds."""
+"""The methods for few steps, against algebra on priors that are known."""
 
 import jax
 import numpy as np
 import scipy.fft
+import scipy.integrate
 from absl.testing import absltest, parameterized
 
 from invjax import (
@@ -185,6 +186,106 @@ class ExactnessTest(parameterized.TestCase):
             for spread in (1.0, 0.5)
         )
         self.assertGreater(np.abs(one - half).max(), 0.02)
+
+
+class ConjugateTest(parameterized.TestCase):
+    """`c_pigdm` against its flow, integrated numerically by dense algebra."""
+
+    @parameterized.product(
+        task=(
+            'gaussian_deblur',
+            'box_inpainting',
+            'super_resolution',
+            'colorization',
+        ),
+        noise_std=(0.0, 0.3),
+    )
+    def test_a_step_follows_the_flow(self, task, noise_std):
+        shape = (8, 8, 3)
+        prior = assumed_prior(shape)
+        operator = operators.make_operator(task, KEY, shape)
+        measured = problem.measure(KEY, prior.sample(KEY), operator, noise_std)
+        left, singular, right = np.linalg.svd(
+            gaussian.dense_matrix(operator.forward, shape), full_matrices=False
+        )
+        # As `Spectrum.told` leaves them out.
+        singular[singular < 0.03 * singular[0]] = 0
+        matrix = (left * singular) @ right
+        update = jax.jit(
+            lambda x_t, step: conditioners.make_conditioner(
+                'c_pigdm', strength=3.0, clip=False
+            ).update(KEY, x_t, (), step, measured, prior)[0],
+            compiler_options=QUICK,
+        )
+        x_t = jax.random.normal(KEY, shape)
+        for row in (1, 3, 5):
+            step = schedule.Steps(*(field[row] for field in STEPS))
+            expected = follow_flow(
+                np.float64(x_t), step, prior, matrix, measured, 3.0
+            )
+            np.testing.assert_allclose(
+                update(x_t, step), expected, rtol=1e-4, atol=3e-4
+            )
+
+    def test_at_strength_zero_it_is_the_prior_alone_by_ddim(self):
+        prior = assumed_prior((8, 8, 1))
+        measured, _ = problem_and_posterior(prior, 'box_inpainting')
+        x_t = jax.random.normal(KEY, prior.mean.shape)
+        for clip in (True, False):
+            alone, guided = (
+                conditioners.make_conditioner(name, clip=clip, **settings)
+                for name, settings in (
+                    ('unconditional', {'transition': 'ddim'}),
+                    ('c_pigdm', {'strength': 0.0}),
+                )
+            )
+            for row in range(len(STEPS.t)):
+                step = schedule.Steps(*(field[row] for field in STEPS))
+                x_s, expected = (
+                    method.update(KEY, x_t, (), step, measured, prior)[0]
+                    for method in (guided, alone)
+                )
+                np.testing.assert_allclose(x_s, expected, atol=1e-5)
+
+
+def follow_flow(x_t, step, prior, matrix, measured, strength):
+    """x_s by Runge and Kutta: eps and its pass back are held over the step."""
+    a_t, a_s = float(step.alpha_bar_t), float(step.alpha_bar_s)
+    sigma_t, sigma_s = (
+        np.sqrt(float(v) / a)
+        for v, a in ((step.noise_var_t, a_t), (step.noise_var_s, a_s))
+    )
+    mean = prior.mean.ravel()
+    covariance = prior.covariance()
+    u = x_t.ravel() / np.sqrt(a_t)
+    # x_0 | u is normal: E[x_0 | u] = mean + wiener (u - mean).
+    slope = covariance @ np.linalg.inv(
+        covariance + sigma_t**2 * np.eye(len(mean))
+    )
+    x0_hat = mean + slope @ (u - mean)
+    eps = (u - x0_hat) / sigma_t
+    eps_slope = (np.eye(len(mean)) - slope) / sigma_t
+    y = np.float64(measured.y).ravel()
+    noise_var = float(measured.noise_std) ** 2
+
+    def pull(sigma, x_0):
+        """r^2 A^T (r^2 A A^T + noise_std^2 I)^+ (y - A x_0)."""
+        r_squared = sigma**2 / (1 + sigma**2)
+        inner = r_squared * matrix @ matrix.T + noise_var * np.eye(len(y))
+        inverse = np.linalg.pinv(inner, rcond=1e-6, hermitian=True)
+        return r_squared * matrix.T @ (inverse @ (y - matrix @ x_0))
+
+    j = eps_slope.T @ pull(sigma_t, x0_hat)
+
+    def velocity(sigma, u):
+        weight = strength * sigma / (1 + sigma**2)
+        return eps - weight * pull(sigma, u - sigma * eps) + weight * sigma * j
+
+    end = max(sigma_s, 1e-6)
+    solved = scipy.integrate.solve_ivp(
+        velocity, (sigma_t, end), u, rtol=1e-7, atol=1e-9
+    )
+    return (np.sqrt(a_s) * solved.y[:, -1]).reshape(x_t.shape)
 
 
 if __name__ == '__main__':

@@ -42,6 +42,7 @@ _OWN_STEPS = (
     'sdedit',
     'ald',
     'sitcom',
+    'c_pigdm',
     'ddnm',
     'ddrm',
     'diffpir',

@@ -16,6 +16,7 @@ import numpy as np
 from invjax.conditioners.admm_tv import admm_tv
 from invjax.conditioners.ald import ald
 from invjax.conditioners.base import FRACTION, Conditioner, Info, Range, Size
+from invjax.conditioners.c_pigdm import c_pigdm
 from invjax.conditioners.daps import daps
 from invjax.conditioners.ddnm import ddnm
 from invjax.conditioners.ddrm import ddrm
@@ -45,6 +46,7 @@ CONDITIONERS = {
     'dps': dps,
     'mcg': mcg,
     'pigdm': pigdm,
+    'c_pigdm': c_pigdm,
     'tmpd': tmpd,
     'dmps': dmps,
     'ddnm': ddnm,
@@ -67,6 +69,7 @@ CONDITIONERS = {
 _NEEDS = {
     'mcg': 'adjoint',
     'pigdm': 'adjoint',
+    'c_pigdm': 'spectrum',
     'tmpd': 'adjoint',
     'dmps': 'adjoint',
     'ddnm': 'spectrum',
