@@ -6,29 +6,14 @@ compared with another implementation.
 """
 
 import dataclasses
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from invjax.schedule import Steps
+from invjax.types import Prediction
 
 VARIANCES = ('learned', 'posterior', 'beta')
-
-
-class Prediction(NamedTuple):
-    """What a prior says of a noisy image.
-
-    Attributes:
-        eps: (H, W, C), the noise in x_t; `-sqrt(1 - alpha_bar_t)` times the
-            score (eq. 6).
-        log_variance_fraction: (H, W, C), where the log-variance of the reverse
-            step lies between log posterior variance (0) and log beta (1); None
-            for a prior that does not learn it.
-    """
-
-    eps: jax.Array
-    log_variance_fraction: jax.Array | None = None
 
 
 def diffuse_once(x_s, beta, noise):
