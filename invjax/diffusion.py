@@ -5,12 +5,10 @@ Since every function is handed its noise, a whole trajectory can be replayed and
 compared with another implementation.
 """
 
-import dataclasses
-
-import jax
 import jax.numpy as jnp
 
 from invjax.schedule import Steps
+from invjax.settings import Number, Settings, choice, fraction, switch
 from invjax.types import Prediction
 
 VARIANCES = ('learned', 'posterior', 'beta')
@@ -120,9 +118,8 @@ def ddim_step(x_t, x0_hat, step: Steps, noise, eta=0.0):
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Transition:
-    """How a reverse step is taken: the part that conditioners share.
+class Transition(Settings):
+    """How a reverse step is taken: the part that methods share.
 
     Attributes:
         kind: `ddpm` for `ancestral_step`, `ddim` for `ddim_step`.
@@ -131,21 +128,10 @@ class Transition:
         clip: whether estimates are clipped to [-1, 1], as the reference does.
     """
 
-    kind: str = 'ddpm'
-    variance: str = 'learned'
-    eta: jax.typing.ArrayLike = 0.0
-    clip: bool = True
-
-    def __post_init__(self):
-        if self.kind not in ('ddpm', 'ddim'):
-            raise ValueError(
-                f"transition must be 'ddpm' or 'ddim', got {self.kind!r}."
-            )
-        if self.variance not in VARIANCES:
-            raise ValueError(
-                f'variance must be one of {", ".join(VARIANCES)}, '
-                f'got {self.variance!r}.'
-            )
+    kind: str = choice('ddpm', 'ddim')
+    variance: str = choice(*VARIANCES)
+    eta: Number = fraction(0.0)
+    clip: bool = switch(True)
 
     def estimate(self, x_t, prediction: Prediction, step: Steps):
         """The estimate of the clean image, (H, W, C): eq. 4, then the clip."""

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from invjax import notebook
 from invjax.operators.blur import blur_matrix, gaussian_kernel
 from invjax.operators.mask import Mask
 
@@ -40,17 +41,55 @@ class Problem:
             it differs from value to value, its root mean square.
         weights: () or in the shape of y: 1 / variance of each value, scaled to
             a mean of 1 over the values that carry data.
+        truth: (H, W, C), the image that y was made from, where it is known.
+            For scores alone; no method sees it.
+        task: the name of the task, by which tuned defaults are found. Static.
     """
 
     y: jax.Array
     operator: Any
     noise_std: jax.Array
     weights: jax.Array = np.float32(1)
+    truth: jax.Array | None = None
+    task: str | None = flax.struct.field(pytree_node=False, default=None)
+
+    def bare(self) -> 'Problem':
+        """What a method sees of it: without the truth, and without a name.
+
+        Problems of one operator then share a compiled program.
+        """
+        return self.replace(truth=None, task=None)
 
     @property
     def image_shape(self) -> tuple[int, ...]:
         """(H, W, C) of the images that the operator measures."""
         return jax.eval_shape(self.operator.pinv, self.y).shape
+
+    def as_picture(self) -> np.ndarray:
+        """The measurement as an image, (H, W, C): itself, or a guess by it."""
+        y = self.y
+        if y.shape != self.image_shape:
+            y = self.operator.guess(y)
+        return np.asarray(y)
+
+    def __repr__(self):
+        task = 'a problem of no name' if self.task is None else self.task
+        described = ', '.join(
+            f'{name} {value}'
+            for name, value in self.operator.describe().items()
+        )
+        truth = 'unknown' if self.truth is None else 'known'
+        return (
+            f'Problem({task}: {described},\n    y {self.y.shape} of images '
+            f'{self.image_shape},\n    noise_std {float(self.noise_std):g}, '
+            f'truth {truth})'
+        )
+
+    def _repr_html_(self):
+        shown = {'measurement': self.as_picture()}
+        if self.truth is not None:
+            shown = {'truth': np.asarray(self.truth), **shown}
+        return notebook.as_html(shown, repr(self))
 
     def residual(self, x: jax.Array) -> jax.Array:
         """y - A(x), in the shape of y."""

@@ -1,7 +1,7 @@
 """The sampler: one `lax.scan` over the steps of the reverse process, one image.
 
-It composes a schedule, a problem, a prior and a conditioner, and looks inside
-none of them. `sweep.py` maps it over images, samples and settings.
+It composes a schedule, a problem, a prior and a method, and looks inside
+none of them. `batch.py` maps it over images, samples and settings.
 """
 
 from typing import Any
@@ -9,17 +9,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from invjax.conditioners.base import Conditioner, Info
+from invjax.methods.base import Method
 from invjax.problem import Problem
 from invjax.schedule import Steps
+from invjax.types import Info
 
 
 def start(
-    key: jax.Array, steps: Steps, problem: Problem, conditioner: Conditioner
+    key: jax.Array, steps: Steps, problem: Problem, method: Method
 ) -> tuple[Any, Any]:
     """The carry before the first step: x, (H, W, C), and the method's state."""
-    key_start, _ = jax.random.split(key)
-    return conditioner.start(key_start, problem, steps)
+    key_start, _, _ = jax.random.split(key, 3)
+    return method.start(key_start, problem, steps)
 
 
 def run(
@@ -28,7 +29,7 @@ def run(
     steps: Steps,
     problem: Problem,
     prior,
-    conditioner: Conditioner,
+    method: Method,
 ) -> tuple[tuple[Any, Any], Info]:
     """Take some steps: all of them, or a stretch that another call continues.
 
@@ -41,17 +42,17 @@ def run(
         steps: N rows.
         problem: the measurement and its operator.
         prior: (x_t, t) -> Prediction.
-        conditioner: the method.
+        method: see `invjax.methods`.
 
     Returns:
         The carry after the last row, and Info with fields of shape (N,).
     """
-    _, key_steps = jax.random.split(key)
+    _, key_steps, _ = jax.random.split(key, 3)
 
     def take_step(carry, step):
         x_t, state = carry
         key_step = jax.random.fold_in(key_steps, step.t)
-        x_s, state, info = conditioner.update(
+        x_s, state, info = method.update(
             key_step, x_t, state, step, problem, prior
         )
         return (x_s, state), info
@@ -75,11 +76,11 @@ def finish(
     key: jax.Array,
     carry: tuple[Any, Any],
     problem: Problem,
-    conditioner: Conditioner,
+    method: Method,
 ) -> jax.Array:
     """The image that the last carry stands for, (H, W, C)."""
-    key_start, _ = jax.random.split(key)
-    return conditioner.finish(jax.random.fold_in(key_start, 1), *carry, problem)
+    _, _, key_finish = jax.random.split(key, 3)
+    return method.finish(key_finish, *carry, problem)
 
 
 def sample(
@@ -87,9 +88,9 @@ def sample(
     steps: Steps,
     problem: Problem,
     prior,
-    conditioner: Conditioner,
+    method: Method,
 ) -> tuple[jax.Array, Info]:
     """Run the whole reverse process: x_0, (H, W, C), and Info, (N,)."""
-    carry = start(key, steps, problem, conditioner)
-    carry, info = run(key, carry, steps, problem, prior, conditioner)
-    return finish(key, carry, problem, conditioner), info
+    carry = start(key, steps, problem, method)
+    carry, info = run(key, carry, steps, problem, prior, method)
+    return finish(key, carry, problem, method), info

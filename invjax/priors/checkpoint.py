@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 import invjax
 from invjax import hub
 from invjax.priors import convert, torch_file
+from invjax.priors.card import Card
 from invjax.priors.unet import NetworkPrior, UNet
 
 
@@ -93,7 +94,7 @@ def _embedded(name: str) -> pathlib.Path:
 
 def load_prior(
     prior: str | os.PathLike, dtype=jnp.float32, remat=False, **overrides
-) -> tuple[NetworkPrior, dict]:
+) -> NetworkPrior:
     """Load a trained prior; convert and keep it where that is the first time.
 
     Args:
@@ -105,8 +106,8 @@ def load_prior(
             (`convert.OVERRIDES`). The others have it on their card.
 
     Returns:
-        The prior, its parameters in float32, and its card: a dict with
-        `name`, `sha256` of the source file, `architecture` and more.
+        The prior, its parameters in float32. Its `card` has `name`, `sha256` of
+        the source file, `architecture` and more.
 
     Raises:
         ValueError, FileNotFoundError: one sentence on what was given and what
@@ -230,8 +231,8 @@ def save_prior(folder: str | os.PathLike, params: dict, card: dict) -> None:
     (folder / 'card.json').write_text(text)
 
 
-def _restore(folder: pathlib.Path, dtype, remat) -> tuple[NetworkPrior, dict]:
-    card = json.loads((folder / 'card.json').read_text())
+def _restore(folder: pathlib.Path, dtype, remat) -> NetworkPrior:
+    card = Card.read(folder)
     network = convert.network_from_description(
         card['architecture'], dtype=dtype, remat=remat
     )
@@ -245,12 +246,12 @@ def _restore(folder: pathlib.Path, dtype, remat) -> tuple[NetworkPrior, dict]:
         params = checkpointer.restore(
             folder / 'params', restore_args=numpy_args
         )
-    prior = NetworkPrior(
+    return NetworkPrior(
         params=jax.tree.map(
             lambda leaf: jnp.asarray(leaf, jnp.float32), params
         ),
         network=network,
         noise_schedule=card['noise_schedule'],
         num_train_steps=card['num_train_steps'],
+        card=card,
     )
-    return prior, card

@@ -18,6 +18,7 @@ import numpy as np
 from invjax import schedule
 from invjax.diffusion import Prediction
 from invjax.priors import layers, winograd
+from invjax.priors.card import Card
 
 
 class Conv(nn.Module):
@@ -283,6 +284,7 @@ class NetworkPrior:
             network was trained with, over `num_train_steps`.
         num_train_steps: T, static.
         prepared: what `prepare` made of the parameters, or nothing.
+        card: what is known of it, where it was loaded. Static.
     """
 
     params: dict
@@ -290,6 +292,23 @@ class NetworkPrior:
     noise_schedule: str = flax.struct.field(pytree_node=False, default='linear')
     num_train_steps: int = flax.struct.field(pytree_node=False, default=1000)
     prepared: dict = flax.struct.field(default_factory=dict)
+    card: Card | None = flax.struct.field(pytree_node=False, default=None)
+
+    def bare(self) -> 'NetworkPrior':
+        """Without its card: priors of one network share compiled programs."""
+        return self.replace(card=None)
+
+    def __repr__(self):
+        """Two lines, and not the parameters."""
+        name = 'no card' if self.card is None else self.card.name
+        number = sum(np.size(leaf) for leaf in jax.tree.leaves(self.params))
+        height, width, channels = self.image_shape
+        return (
+            f'NetworkPrior({name}: {height} x {width} x {channels}, '
+            f'{number:,} parameters,\n    {self.num_train_steps} timesteps, '
+            f'{self.noise_schedule} schedule, '
+            f'{jnp.dtype(self.network.dtype).name})'
+        )
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

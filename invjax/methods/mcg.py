@@ -10,23 +10,29 @@ import jax
 import jax.numpy as jnp
 
 from invjax import consistency
-from invjax.conditioners.base import Conditioner, NotNegative, noise_start
-from invjax.conditioners.dps import dps
-from invjax.diffusion import ANCESTRAL, Transition, diffuse
+from invjax.diffusion import diffuse
+from invjax.methods.base import Method
+from invjax.methods.dps import DPS
+from invjax.settings import Number, not_negative
+from invjax.types import LinearOperator
 
 
-def mcg(
-    zeta: NotNegative = 1.0, *, transition: Transition = ANCESTRAL
-) -> Conditioner:
+class MCG(Method):
     """Guidance by the residual, and a projection after it.
 
-    Args:
+    Attributes:
         zeta: () step size, 0 or more; see `dps`. May be traced.
         transition: how the prior's step is taken.
     """
-    guided = dps(zeta, transition=transition)
 
-    def update(key, x_t, state, step, problem, prior):
+    name = 'mcg'
+    needs = LinearOperator
+    validation_settings = tuple({'zeta': v} for v in (0.03, 0.1, 0.3, 1.0, 3.0))
+
+    zeta: Number = not_negative(1.0)
+
+    def update(self, key, x_t, state, step, problem, prior):
+        guided = DPS(self.zeta, transition=self.transition)
         x_s, state, info = guided.update(key, x_t, state, step, problem, prior)
         noise = jax.random.normal(jax.random.fold_in(key, 1), x_t.shape)
         noisy = problem.replace(
@@ -37,5 +43,3 @@ def mcg(
         projected = consistency.project(noisy, x_s)
         change = jnp.linalg.norm(projected - x_s)
         return projected, state, info._replace(guidance=info.guidance + change)
-
-    return Conditioner(start=noise_start, update=update)

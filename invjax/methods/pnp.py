@@ -29,22 +29,16 @@ primal residual in `pnp_admm`, where it falls to 0 if that converges; `guidance`
 is how far y moved x from z - u.
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from invjax import consistency
-from invjax.conditioners.base import (
-    Conditioner,
-    Positive,
-    Timestep,
-    observe,
-)
-from invjax.diffusion import ANCESTRAL, Transition
+from invjax.methods.base import Method, observe
 from invjax.schedule import Steps
-
-LEVELS = ('falling', 'fixed')
+from invjax.settings import Number, choice, positive, timestep
+from invjax.types import LinearOperator
 
 
 class _State(NamedTuple):
@@ -61,82 +55,73 @@ class _State(NamedTuple):
     level: Steps
 
 
-def hqs(
-    tau: Timestep = 400,
-    lam: Positive = 0.3,
-    *,
-    levels: str = 'falling',
-    transition: Transition = ANCESTRAL,
-) -> Conditioner:
-    """Half-quadratic splitting.
+class _PlugAndPlay(Method):
+    """What both methods share.
 
-    Args:
+    Attributes:
         tau: () timestep of the first sigma_k, from 0 to T - 1. The largest kept
             timestep that is not above it is taken. May be traced, as the next.
         lam: () lambda, above 0: weight of the denoised image. DPIR has 0.23.
-        levels: one of LEVELS.
+        levels: `falling` or `fixed`.
         transition: of it, only `clip` is read; the step is the method's own.
-
-    Raises:
-        ValueError: for other levels.
     """
-    return _plug_and_play(tau, lam, levels, transition, has_dual=False)
 
+    needs = LinearOperator
+    has_own_step = True
+    has_dual: ClassVar[bool]
 
-def pnp_admm(
-    tau: Timestep = 400,
-    lam: Positive = 0.3,
-    *,
-    levels: str = 'falling',
-    transition: Transition = ANCESTRAL,
-) -> Conditioner:
-    """ADMM; arguments and what is refused are those of `hqs`.
+    tau: Number = timestep(400)
+    lam: Number = positive(0.3)
+    levels: str = choice('falling', 'fixed')
 
-    Where r_k falls u is scaled by it, as Boyd et al. have it; Chan et al. leave
-    it as it is.
-    """
-    return _plug_and_play(tau, lam, levels, transition, has_dual=True)
-
-
-def _plug_and_play(tau, lam, levels, transition, *, has_dual):
-    if levels not in LEVELS:
-        raise ValueError(
-            f'levels must be one of {", ".join(LEVELS)}, got {levels!r}.'
-        )
-
-    def start(key, problem, steps):
+    def start(self, key, problem, steps):
         del key
         # The pseudo-inverse of a blur carries noise far out of range.
-        z = jnp.clip(problem.operator.pinv(problem.y), -1, 1)
+        z = jnp.clip(problem.operator.guess(problem.y), -1, 1)
         # Steps run downwards: the first one not above tau.
-        row = jnp.argmax(steps.t <= tau)
+        row = jnp.argmax(steps.t <= self.tau)
         level = Steps(*(field[row] for field in steps))
         return z, _State(jnp.zeros_like(z), level)
 
-    def update(key, z, state, step, problem, prior):
-        del key
-        level = state.level if levels == 'fixed' else step
-        variance = level.noise_var_t / level.alpha_bar_t / lam
-        u = variance * state.price
-        x = consistency.nearest(problem, z - u, variance)
-        x_t = jnp.sqrt(level.alpha_bar_t) * (x + u)
-        denoised = transition.estimate(x_t, prior(x_t, level.t), level)
-        info = observe(x, denoised, denoised, x - (z - u), problem)
-        if has_dual:
-            price = (u + x - denoised) / variance
-            state = state._replace(price=price)
-        return denoised, state, info
-
-    if levels == 'fixed':
-        return Conditioner(start=start, update=update)
-
-    def update_below(key, z, state, step, problem, prior):
-        moved, new_state, info = update(key, z, state, step, problem, prior)
+    def update(self, key, z, state, step, problem, prior):
+        moved, new_state, info = self._iterate(z, state, step, problem, prior)
+        if self.levels == 'fixed':
+            return moved, new_state, info
         z, state = jax.tree.map(
-            lambda new, old: jnp.where(step.t <= tau, new, old),
+            lambda new, old: jnp.where(step.t <= self.tau, new, old),
             (moved, new_state),
             (z, state),
         )
         return z, state, info
 
-    return Conditioner(start=start, update=update_below, first_t=tau)
+    def _iterate(self, z, state, step, problem, prior):
+        level = state.level if self.levels == 'fixed' else step
+        variance = level.noise_var_t / level.alpha_bar_t / self.lam
+        u = variance * state.price
+        x = consistency.nearest(problem, z - u, variance)
+        x_t = jnp.sqrt(level.alpha_bar_t) * (x + u)
+        denoised = self.transition.estimate(x_t, prior(x_t, level.t), level)
+        info = observe(x, denoised, denoised, x - (z - u), problem)
+        if self.has_dual:
+            price = (u + x - denoised) / variance
+            state = state._replace(price=price)
+        return denoised, state, info
+
+    def first_t(self):
+        return None if self.levels == 'fixed' else self.tau
+
+
+class HQS(_PlugAndPlay):
+    """Half-quadratic splitting."""
+
+    name = 'hqs'
+    has_dual = False
+
+
+class PnPADMM(_PlugAndPlay):
+    """ADMM. Where r_k falls u is scaled by it, as Boyd et al. have it; Chan et
+    al. leave it as it is.
+    """
+
+    name = 'pnp_admm'
+    has_dual = True

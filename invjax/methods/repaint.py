@@ -10,41 +10,41 @@ jumps of one step). The measurement's noise stays in the picture.
 import jax
 import jax.numpy as jnp
 
-from invjax.conditioners.base import (
-    Conditioner,
-    Count,
-    noise_start,
-    observe,
-    repeat_step,
-)
-from invjax.diffusion import ANCESTRAL, Transition, diffuse
+from invjax.diffusion import diffuse
+from invjax.methods.base import Method, observe, repeat_step
+from invjax.settings import Number, count
+from invjax.types import MaskOperator
 
 
-def repaint(
-    resamplings: Count = 4, *, transition: Transition = ANCESTRAL
-) -> Conditioner:
+class RePaint(Method):
     """Replace what was measured, for masks alone.
 
-    Args:
+    Attributes:
         resamplings: () how often each step is taken, 1 or more. May be traced.
         transition: how the prior's step is taken.
     """
 
-    def update(key, x_t, state, step, problem, prior):
+    name = 'repaint'
+    needs = MaskOperator
+    has_own_step = True
+
+    resamplings: Number = count(4)
+
+    def update(self, key, x_t, state, step, problem, prior):
         mask = problem.operator.mask_of_x()
 
         def step_once(key, x_t):
             key_step, key_y = jax.random.split(key)
             prediction = prior(x_t, step.t)
-            x0_hat = transition.estimate(x_t, prediction, step)
+            x0_hat = self.transition.estimate(x_t, prediction, step)
             noise = jax.random.normal(key_step, x_t.shape)
-            plain = transition(x_t, x0_hat, prediction, step, noise)
+            plain = self.transition(x_t, x0_hat, prediction, step, noise)
             noise = jax.random.normal(key_y, x_t.shape)
             known = diffuse(problem.y, step.alpha_bar_s, noise)
             x_s = jnp.where(mask > 0, known, plain)
             return x_s, observe(x_t, x0_hat, plain, x_s - plain, problem)
 
-        x_s, info = repeat_step(key, x_t, step, problem, resamplings, step_once)
+        x_s, info = repeat_step(
+            key, x_t, step, problem, self.resamplings, step_once
+        )
         return x_s, state, info
-
-    return Conditioner(start=noise_start, update=update)

@@ -17,64 +17,57 @@ import jax
 import jax.numpy as jnp
 
 from invjax import consistency
-from invjax.conditioners.base import (
-    Conditioner,
-    Count,
-    Positive,
-    noise_start,
-    observe,
-)
-from invjax.diffusion import ANCESTRAL, Transition, diffuse, tweedie
+from invjax.diffusion import diffuse, tweedie
+from invjax.methods.base import Method, observe
 from invjax.problem import nothing_measured
+from invjax.settings import Number, choice, count, positive
+from invjax.types import LinearOperator, Operator
 
-DRAWS = ('exact', 'langevin')
 
-
-def daps(
-    spread: Positive = 1.0,
-    flow_steps: Count = 1,
-    langevin_steps: Count = 20,
-    langevin_size: Positive = 0.3,
-    *,
-    draw: str = 'exact',
-    transition: Transition = ANCESTRAL,
-) -> Conditioner:
+class DAPS(Method):
     """Draw a clean image at each level, and noise it again.
 
-    Args:
+    Attributes:
         spread: () factor of r_t, above 0. All numbers may be traced.
         flow_steps: () steps of the probability flow: network passes a level.
         langevin_steps: () of `langevin`.
         langevin_size: () its step as a share of the variance along the
             steepest direction; above 0, stable below 2.
-        draw: one of DRAWS.
+        draw: one of `exact` and `langevin`.
         transition: of it, only `clip` is read; the step is the method's own.
-
-    Raises:
-        ValueError: for another draw.
     """
-    if draw not in DRAWS:
-        raise ValueError(
-            f'draw must be one of {", ".join(DRAWS)}, got {draw!r}.'
-        )
 
-    def update(key, x_t, state, step, problem, prior):
+    name = 'daps'
+    needs = LinearOperator
+    has_own_step = True
+
+    spread: Number = positive(1.0)
+    flow_steps: Number = count(1)
+    langevin_steps: Number = count(20)
+    langevin_size: Number = positive(0.3)
+    draw: str = choice('exact', 'langevin')
+
+    def needs_of_operator(self):
+        # Langevin dynamics asks for no more than a derivative.
+        return Operator if self.draw == 'langevin' else self.needs
+
+    def update(self, key, x_t, state, step, problem, prior):
         key_draw, key_noise = jax.random.split(key)
-        x0_hat = _flow(x_t, step, prior, flow_steps)
-        if transition.clip:
+        x0_hat = _flow(x_t, step, prior, self.flow_steps)
+        if self.transition.clip:
             x0_hat = jnp.clip(x0_hat, -1, 1)
-        variance = spread**2 * step.noise_var_t
+        variance = self.spread**2 * step.noise_var_t
         is_last = step.noise_var_s == 0
 
         def clean(problem):
-            if draw == 'langevin':
+            if self.draw == 'langevin':
                 return _langevin(
                     key_draw,
                     x0_hat,
                     variance,
                     problem,
-                    langevin_steps,
-                    langevin_size,
+                    self.langevin_steps,
+                    self.langevin_size,
                     heat=jnp.where(is_last, 0.0, 1.0),
                 )
             return jnp.where(
@@ -89,8 +82,6 @@ def daps(
         nothing = nothing.replace(noise_std=problem.noise_std)
         plain = diffuse(clean(nothing), step.alpha_bar_s, noise)
         return x_s, state, observe(x_t, x0_hat, plain, x_s - plain, problem)
-
-    return Conditioner(start=noise_start, update=update)
 
 
 def _flow(x_t, step, prior, num_steps):

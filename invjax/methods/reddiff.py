@@ -14,51 +14,49 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from invjax.conditioners.base import (
-    Conditioner,
-    NotNegative,
-    Positive,
-    observe,
-)
-from invjax.diffusion import ANCESTRAL, Transition, diffuse
+from invjax.diffusion import diffuse
+from invjax.methods.base import Method, observe
+from invjax.settings import Number, not_negative, positive
 
 
-def reddiff(
-    learning_rate: Positive = 0.1,
-    weight: NotNegative = 0.25,
-    *,
-    transition: Transition = ANCESTRAL,
-) -> Conditioner:
+class REDDiff(Method):
     """Optimise an image under the denoiser's regularisation.
 
-    Args:
+    Attributes:
         learning_rate: () of Adam, above 0. May be traced, as the next.
         weight: () of the regularisation, 0 or more; the paper's 0.25.
         transition: of it, only `clip` is read: the image is kept in range.
     """
-    optimiser = optax.adam(learning_rate, b1=0.9, b2=0.99)
 
-    def start(key, problem, steps):
+    name = 'reddiff'
+    has_own_step = True
+    validation_settings = tuple({'weight': v} for v in (0.25, 1.0))
+
+    learning_rate: Number = positive(0.1)
+    weight: Number = not_negative(0.25)
+
+    def _optimiser(self):
+        return optax.adam(self.learning_rate, b1=0.9, b2=0.99)
+
+    def start(self, key, problem, steps):
         del key, steps
         # The pseudo-inverse of a blur carries noise far out of range.
-        mu = jnp.clip(problem.operator.pinv(problem.y), -1, 1)
-        return mu, optimiser.init(mu)
+        mu = jnp.clip(problem.operator.guess(problem.y), -1, 1)
+        return mu, self._optimiser().init(mu)
 
-    def update(key, mu, state, step, problem, prior):
+    def update(self, key, mu, state, step, problem, prior):
         noise = jax.random.normal(key, mu.shape)
         x_t = diffuse(mu, step.alpha_bar_t, noise)
         prediction = prior(x_t, step.t)
-        x0_hat = transition.estimate(x_t, prediction, step)
+        x0_hat = self.transition.estimate(x_t, prediction, step)
         signal_to_noise = jnp.sqrt(step.noise_var_t / step.alpha_bar_t)
-        by_prior = weight * signal_to_noise * (prediction.eps - noise)
+        by_prior = self.weight * signal_to_noise * (prediction.eps - noise)
         by_data = jax.grad(lambda mu: jnp.sum(problem.residual(mu) ** 2) / 2)(
             mu
         )
-        change, state = optimiser.update(by_prior + by_data, state)
+        change, state = self._optimiser().update(by_prior + by_data, state)
         moved = optax.apply_updates(mu, change)
-        if transition.clip:
+        if self.transition.clip:
             moved = jnp.clip(moved, -1, 1)
         info = observe(mu, x0_hat, moved, by_data, problem)
         return moved, state, info
-
-    return Conditioner(start=start, update=update)

@@ -19,47 +19,39 @@ constant.
 import jax
 import jax.numpy as jnp
 
-from invjax.conditioners.base import (
-    Conditioner,
-    Positive,
-    guided_step,
-    noise_start,
-)
-from invjax.diffusion import ANCESTRAL, Transition
-
-EQUATIONS = ('11', '10')
+from invjax.methods.base import Method, guided_step
+from invjax.settings import Number, choice, positive_or_infinite
 
 
-def score_ald(
-    gamma_0: Positive = 10.0,
-    gamma_T: Positive = 15.0,
-    *,
-    equation: str = '11',
-    transition: Transition = ANCESTRAL,
-) -> Conditioner:
+class ScoreALD(Method):
     """Annealed likelihood guidance at x_t.
 
-    Args:
+    Attributes:
         gamma_0: () above 0, gamma at t = 0; infinity gives the measurement no
             weight. May be traced.
         gamma_T: () the same at the largest t.
         equation: `'11'` for 1 / (2 gamma_t), `'10'` for
             1 / (sigma^2 + gamma_t^2).
         transition: how the prior's step is taken.
-
-    Raises:
-        ValueError: for another equation.
     """
-    if equation not in EQUATIONS:
-        raise ValueError(
-            f'equation must be one of {", ".join(EQUATIONS)}, got {equation!r}.'
-        )
 
-    def update(key, x_t, state, step, problem, prior):
+    name = 'score_ald'
+    tuning_grid = {'gamma_0': (1.0, 3.0, 9.0), 'gamma_T': (1.0, 9.0)}  # noqa: RUF012
+    validation_settings = tuple(
+        {'gamma_0': v, 'gamma_T': v} for v in (1.0, 3.0, 10.0, 30.0)
+    )
+
+    gamma_0: Number = positive_or_infinite(10.0)
+    gamma_T: Number = positive_or_infinite(15.0)
+    equation: str = choice('11', '10')
+
+    def update(self, key, x_t, state, step, problem, prior):
         prediction = prior(x_t, step.t)
-        x0_hat = transition.estimate(x_t, prediction, step)
-        gamma = _share(1 - step.time, gamma_0) + _share(step.time, gamma_T)
-        if equation == '11':
+        x0_hat = self.transition.estimate(x_t, prediction, step)
+        gamma = _share(1 - step.time, self.gamma_0) + _share(
+            step.time, self.gamma_T
+        )
+        if self.equation == '11':
             weight = 1 / (2 * gamma)
         else:
             weight = 1 / (problem.noise_std**2 + gamma**2)
@@ -71,12 +63,10 @@ def score_ald(
             prediction,
             step,
             problem,
-            transition,
+            self.transition,
             guidance=-weight * grad,
         )
         return x_s, state, info
-
-    return Conditioner(start=noise_start, update=update)
 
 
 def _share(weight, gamma):

@@ -25,40 +25,36 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from invjax.conditioners.base import (
-    Conditioner,
-    Fraction,
-    NotNegative,
-    estimate_and_transpose,
-    noise_start,
-    observe,
-    renoise,
-)
-from invjax.diffusion import ANCESTRAL, Transition
+from invjax.methods.base import Method, estimate_and_transpose, observe, renoise
+from invjax.settings import Number, fraction, not_negative
+from invjax.types import SpectralOperator
 
 # Of Gauss and Legendre; K is then right to four digits.
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
 
 
-def c_pigdm(
-    strength: NotNegative = 16.0,
-    mix: Fraction = 0.0,
-    *,
-    transition: Transition = ANCESTRAL,
-) -> Conditioner:
+class CPiGDM(Method):
     """Guidance by the likelihood, for few steps, in the basis of the operator.
 
-    Args:
+    Attributes:
         strength: () w, 0 or more; the authors' scripts have 2, from a start at
             the pseudo-inverse. May be traced, as the next.
         mix: () share of fresh noise, 0 (the flow, as in the paper) to 1.
         transition: of it, only `clip` is read; the step is the method's own.
     """
 
-    def update(key, x_t, state, step, problem, prior):
+    name = 'c_pigdm'
+    needs = SpectralOperator
+    has_own_step = True
+    validation_settings = tuple({'strength': v} for v in (1.0, 4.0, 16.0))
+
+    strength: Number = not_negative(16.0)
+    mix: Number = fraction(0.0)
+
+    def update(self, key, x_t, state, step, problem, prior):
         x0_hat, transpose, _ = estimate_and_transpose(x_t, step, prior)
         spectrum = problem.operator.spectrum()
-        seen = spectrum.told()
+        seen = spectrum.significant()
         inverse = seen / jnp.where(seen, spectrum.singular, 1)
         noise_var = (problem.noise_std * inverse) ** 2
         sigma_t = jnp.sqrt(step.noise_var_t / step.alpha_bar_t)
@@ -69,10 +65,10 @@ def c_pigdm(
             difference = _exponent(sigma_s, noise_var) - _exponent(
                 sigma, noise_var
             )
-            return jnp.exp(strength * seen * difference)
+            return jnp.exp(self.strength * seen * difference)
 
         def held(sigma):
-            return remaining(sigma) * strength * sigma**2 / (1 + sigma**2)
+            return remaining(sigma) * self.strength * sigma**2 / (1 + sigma**2)
 
         kept = remaining(sigma_t)
         half = (sigma_t - sigma_s) / 2
@@ -88,17 +84,15 @@ def c_pigdm(
         j = (pull - jnp.sqrt(step.alpha_bar_t) * transpose(pull)) / sigma_t
         shift = spectrum.to_x((1 - kept) * missing - factor * spectrum.of_x(j))
         corrected = x0_hat + shift
-        if transition.clip:
+        if self.transition.clip:
             x0_hat, corrected = (
                 jnp.clip(x, -1, 1) for x in (x0_hat, corrected)
             )
         noise = jax.random.normal(key, x_t.shape)
-        plain = renoise(x_t, x0_hat, step, mix, noise)
+        plain = renoise(x_t, x0_hat, step, self.mix, noise)
         guidance = jnp.sqrt(step.alpha_bar_s) * (corrected - x0_hat)
         info = observe(x_t, x0_hat, plain, guidance, problem)
         return plain + guidance, state, info
-
-    return Conditioner(start=noise_start, update=update)
 
 
 def _exponent(sigma, noise_var):

@@ -30,22 +30,16 @@ sqrt(alpha_bar_t), and with weights that are not tied to the noise level.
 import jax
 import jax.numpy as jnp
 
-from invjax.conditioners.base import Conditioner, Count, Positive, observe
-from invjax.diffusion import ANCESTRAL, Transition
+from invjax.methods.base import Method, observe
+from invjax.settings import Number, count, positive, positive_or_infinite
 
 
-def ald(
-    langevin_steps: Count = 5,
-    langevin_size: Positive = 0.6,
-    gamma: Positive = 1.0,
-    *,
-    transition: Transition = ANCESTRAL,
-) -> Conditioner:
+class ALD(Method):
     """Langevin dynamics on the posterior at each of N noise levels.
 
     The image that the sampler carries is x; Info is in terms of x_t.
 
-    Args:
+    Attributes:
         langevin_steps: () a level, each a pass through the network. All numbers
             may be traced.
         langevin_size: () their size as a share of the variance along the
@@ -54,20 +48,27 @@ def ald(
         transition: of it, only `clip` is read; the step is the method's own.
     """
 
-    def start(key, problem, steps):
+    name = 'ald'
+    has_own_step = True
+
+    langevin_steps: Number = count(5)
+    langevin_size: Number = positive(0.6)
+    gamma: Number = positive_or_infinite(1.0)
+
+    def start(self, key, problem, steps):
         noise = jax.random.normal(key, problem.image_shape)
         return noise / jnp.sqrt(steps.alpha_bar_t[0]), ()
 
-    def update(key, x, state, step, problem, prior):
+    def update(self, key, x, state, step, problem, prior):
         t, alpha_bar, noise_var = _level(step.time, prior)
         level = step._replace(
             t=t, alpha_bar_t=alpha_bar, noise_var_t=1 - alpha_bar
         )
-        likelihood_var = problem.noise_std**2 + gamma**2 * noise_var
+        likelihood_var = problem.noise_std**2 + self.gamma**2 * noise_var
         # -log p_t is nowhere more curved than 1 / sigma_t^2, and operators of
         # this project have singular values of at most about 1.
-        eta = langevin_size / (1 / noise_var + 1 / likelihood_var)
-        num_steps = jnp.asarray(langevin_steps, jnp.int32)
+        eta = self.langevin_size / (1 / noise_var + 1 / likelihood_var)
+        num_steps = jnp.asarray(self.langevin_steps, jnp.int32)
 
         def half_distance(x):
             return jnp.sum(problem.residual(x) ** 2) / 2
@@ -75,7 +76,7 @@ def ald(
         def move(i, carry):
             x, guidance, first = carry
             x_t = jnp.sqrt(alpha_bar) * x
-            x0_hat = transition.estimate(x_t, prior(x_t, t), level)
+            x0_hat = self.transition.estimate(x_t, prior(x_t, t), level)
             score = (x0_hat - x) / noise_var
             pull = -eta * jax.grad(half_distance)(x) / likelihood_var
             noise = jax.random.normal(jax.random.fold_in(key, i), x.shape)
@@ -94,8 +95,6 @@ def ald(
             jnp.sqrt(alpha_bar) * v for v in (x, moved - guidance, guidance)
         )
         return moved, state, observe(x_t, x0_hat, plain, by_data, problem)
-
-    return Conditioner(start=start, update=update)
 
 
 def _level(time, prior):

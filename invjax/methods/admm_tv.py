@@ -30,13 +30,9 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.sparse.linalg import cg
 
-from invjax.conditioners.base import (
-    Conditioner,
-    NotNegative,
-    Positive,
-    observe,
-)
-from invjax.diffusion import ANCESTRAL, Transition
+from invjax.methods.base import Method, observe
+from invjax.settings import Number, not_negative, positive
+from invjax.types import LinearOperator
 
 _TOLERANCE = 1e-5
 _MAX_STEPS = 50
@@ -52,15 +48,10 @@ class _State(NamedTuple):
     u: jax.Array
 
 
-def admm_tv(
-    weight: NotNegative = 4.0,
-    rho: Positive = 10.0,
-    *,
-    transition: Transition = ANCESTRAL,
-) -> Conditioner:
+class ADMMTV(Method):
     """The image of least total variation that explains y.
 
-    Args:
+    Attributes:
         weight: () of TV, 0 or more; 1 / weight is about the size of the
             differences of neighbouring pixels in [-1, 1] units. May be traced,
             as the next.
@@ -68,35 +59,39 @@ def admm_tv(
             on it, the number of iterations does.
         transition: not read; the step is the method's own.
     """
-    del transition
 
-    def start(key, problem, steps):
+    name = 'admm_tv'
+    needs = LinearOperator
+    has_own_step = True
+
+    weight: Number = not_negative(4.0)
+    rho: Number = positive(10.0)
+
+    def start(self, key, problem, steps):
         del key, steps
         # The pseudo-inverse of a blur carries noise far out of range.
-        x = jnp.clip(problem.operator.pinv(problem.y), -1, 1)
+        x = jnp.clip(problem.operator.guess(problem.y), -1, 1)
         nothing = jnp.zeros_like(_differences(x))
         return x, _State(z=nothing, u=nothing)
 
-    def update(key, x, state, step, problem, prior):
+    def update(self, key, x, state, step, problem, prior):
         del key, step, prior
         operator = problem.operator
         noise_var = jnp.maximum(problem.noise_std**2, _LEAST_NOISE_VAR)
 
         def apply(v):
             by_data = operator.adjoint(operator.forward(v))
-            return by_data + noise_var * rho * _transpose(_differences(v))
+            return by_data + noise_var * self.rho * _transpose(_differences(v))
 
         right = operator.adjoint(problem.y)
-        right += noise_var * rho * _transpose(state.z - state.u)
+        right += noise_var * self.rho * _transpose(state.z - state.u)
         solved, _ = cg(apply, right, x, tol=_TOLERANCE, maxiter=_MAX_STEPS)
         differences = _differences(solved)
-        z = _shrink(differences + state.u, weight / rho)
+        z = _shrink(differences + state.u, self.weight / self.rho)
         u = state.u + differences - z
         pull = operator.adjoint(problem.residual(solved))
         info = observe(x, solved, solved, pull, problem)
         return solved, _State(z, u), info
-
-    return Conditioner(start=start, update=update)
 
 
 def _differences(x):

@@ -13,36 +13,36 @@ without a pass back through the network (their eq. 12):
 import jax.numpy as jnp
 
 from invjax import consistency
-from invjax.conditioners.base import (
-    Conditioner,
-    NotNegative,
-    guided_step,
-    noise_start,
-)
-from invjax.diffusion import ANCESTRAL, Transition
+from invjax.methods.base import Method, guided_step
+from invjax.settings import Number, not_negative
+from invjax.types import LinearOperator
 
 
-def dmps(
-    strength: NotNegative = 1.75, *, transition: Transition = ANCESTRAL
-) -> Conditioner:
+class DMPS(Method):
     """Guidance by the likelihood of the noisy image under a flat prior.
 
-    Args:
+    Attributes:
         strength: () factor of the guidance, 0 or more; 1.75 is the paper's. May
             be traced.
         transition: how the prior's step is taken.
     """
 
-    def update(key, x_t, state, step, problem, prior):
+    name = 'dmps'
+    needs = LinearOperator
+    validation_settings = tuple({'strength': v} for v in (1.0, 1.75))
+
+    strength: Number = not_negative(1.75)
+
+    def update(self, key, x_t, state, step, problem, prior):
         prediction = prior(x_t, step.t)
-        x0_hat = transition.estimate(x_t, prediction, step)
+        x0_hat = self.transition.estimate(x_t, prediction, step)
         signal = jnp.sqrt(step.alpha_bar_t)
         score = consistency.correction(
             problem,
             problem.residual(x_t / signal),
             step.noise_var_t / step.alpha_bar_t,
         )
-        size = strength * step.beta / jnp.sqrt(1 - step.beta)
+        size = self.strength * step.beta / jnp.sqrt(1 - step.beta)
         x_s, info = guided_step(
             key,
             x_t,
@@ -50,9 +50,7 @@ def dmps(
             prediction,
             step,
             problem,
-            transition,
+            self.transition,
             guidance=size * score / signal,
         )
         return x_s, state, info
-
-    return Conditioner(start=noise_start, update=update)

@@ -27,16 +27,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from invjax.conditioners.base import (
-    Conditioner,
-    Count,
-    Fraction,
-    NotNegative,
-    Positive,
-    Size,
-    observe,
+from invjax.methods.base import Method, observe
+from invjax.settings import (
+    Number,
+    count,
+    fraction,
+    not_negative,
+    positive,
+    size,
 )
-from invjax.diffusion import ANCESTRAL, Transition
 
 # Of the random numbers that the network starts from, and of a skip connection;
 # the authors' values, as is the range of the numbers.
@@ -54,18 +53,10 @@ class _State(NamedTuple):
     moments: Any
 
 
-def dip(
-    learning_rate: Positive = 0.01,
-    iterations: Count = 10,
-    average: Fraction = 0.9,
-    discrepancy: NotNegative = 1.0,
-    *,
-    channels: Size = 32,
-    transition: Transition = ANCESTRAL,
-) -> Conditioner:
+class DIP(Method):
     """Fit a network to the measurement, and stop before it fits the noise.
 
-    Args:
+    Attributes:
         learning_rate: () of Adam, above 0. All numbers may be traced.
         iterations: () of Adam, a row.
         average: () share of the old image in the new one, 0 to 1; at 0 it is
@@ -75,24 +66,34 @@ def dip(
         channels: of the network, 1 or more.
         transition: not read; the step is the method's own.
     """
-    del transition
-    optimiser = optax.adam(learning_rate)
 
-    def start(key, problem, steps):
+    name = 'dip'
+    has_own_step = True
+
+    learning_rate: Number = positive(0.01)
+    iterations: Number = count(10)
+    average: Number = fraction(0.9)
+    discrepancy: Number = not_negative(1.0)
+    channels: int = size(32)
+
+    def start(self, key, problem, steps):
         del steps
         key_code, key_weights = jax.random.split(key)
         height, width, _ = problem.image_shape
         code = _CODE_RANGE * jax.random.uniform(
             key_code, (height, width, _CODE_CHANNELS)
         )
-        network = _network(problem, channels)
+        network = _network(problem, self.channels)
         x, weights = network.init_with_output(key_weights, code)
-        return x, _State(code, weights, optimiser.init(weights))
+        return x, _State(
+            code, weights, optax.adam(self.learning_rate).init(weights)
+        )
 
-    def update(key, x, state, step, problem, prior):
+    def update(self, key, x, state, step, problem, prior):
         del key, step, prior
-        network = _network(problem, channels)
-        limit = discrepancy * problem.expected_residual_norm()
+        network = _network(problem, self.channels)
+        optimiser = optax.adam(self.learning_rate)
+        limit = self.discrepancy * problem.expected_residual_norm()
 
         def distance(weights):
             output = network.apply(weights, state.code)
@@ -100,13 +101,13 @@ def dip(
 
         def goes_on(carry):
             i, x, _, _ = carry
-            return (i < iterations) & (problem.residual_norm(x) > limit)
+            return (i < self.iterations) & (problem.residual_norm(x) > limit)
 
         def fit(carry):
             i, x, weights, moments = carry
             gradient, output = jax.grad(distance, has_aux=True)(weights)
             change, moments = optimiser.update(gradient, moments)
-            x = average * x + (1 - average) * output
+            x = self.average * x + (1 - self.average) * output
             return i + 1, x, optax.apply_updates(weights, change), moments
 
         # Once all lanes have stopped, a row costs no pass of the network.
@@ -116,8 +117,6 @@ def dip(
         pull = jax.grad(lambda x: jnp.sum(problem.residual(x) ** 2) / 2)(moved)
         info = observe(x, moved, moved, pull, problem)
         return moved, state._replace(weights=weights, moments=moments), info
-
-    return Conditioner(start=start, update=update)
 
 
 def _network(problem, channels: int) -> nn.Module:

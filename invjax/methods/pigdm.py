@@ -12,39 +12,40 @@ the paper's choice, exact for x_0 ~ N(0, I).
 import jax.numpy as jnp
 
 from invjax import consistency
-from invjax.conditioners.base import (
-    Conditioner,
-    NotNegative,
-    Positive,
-    corrected_step,
-    estimate_and_transpose,
-    noise_start,
-)
-from invjax.diffusion import ANCESTRAL, Transition
+from invjax.methods.base import Method, corrected_step, estimate_and_transpose
+from invjax.settings import Number, not_negative, positive
+from invjax.types import LinearOperator
 
 
-def pigdm(
-    strength: NotNegative = 1.0,
-    spread: Positive = 1.0,
-    *,
-    transition: Transition = ANCESTRAL,
-) -> Conditioner:
+class PiGDM(Method):
     """Guidance by the likelihood under a normal x_0 of variance r_t^2.
 
-    Args:
+    Attributes:
         strength: () factor of the guidance, 0 or more; the paper's is 1. May be
             traced, as the next.
         spread: () factor of r_t, above 0.
         transition: how the prior's step is taken.
     """
 
-    def update(key, x_t, state, step, problem, prior):
+    name = 'pigdm'
+    needs = LinearOperator
+    validation_settings = tuple({'spread': v} for v in (0.3, 1.0))
+
+    strength: Number = not_negative(1.0)
+    spread: Number = positive(1.0)
+
+    def update(self, key, x_t, state, step, problem, prior):
         x0_hat, transpose, prediction = estimate_and_transpose(x_t, step, prior)
-        variance = spread**2 * step.noise_var_t
+        variance = self.spread**2 * step.noise_var_t
         score = transpose(
             consistency.correction(problem, problem.residual(x0_hat), variance)
         )
-        shift = strength * step.noise_var_t / jnp.sqrt(step.alpha_bar_t) * score
+        shift = (
+            self.strength
+            * step.noise_var_t
+            / jnp.sqrt(step.alpha_bar_t)
+            * score
+        )
         x_s, info = corrected_step(
             key,
             x_t,
@@ -53,8 +54,6 @@ def pigdm(
             prediction,
             step,
             problem,
-            transition,
+            self.transition,
         )
         return x_s, state, info
-
-    return Conditioner(start=noise_start, update=update)

@@ -19,28 +19,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from invjax.conditioners.base import (
-    Conditioner,
-    Count,
-    NotNegative,
-    Positive,
-    noise_start,
-    observe,
-)
-from invjax.diffusion import ANCESTRAL, Transition, diffuse
+from invjax.diffusion import diffuse
+from invjax.methods.base import Method, observe
+from invjax.settings import Number, count, not_negative, positive
 
 
-def sitcom(
-    inner_steps: Count = 20,
-    learning_rate: Positive = 0.01,
-    lam: NotNegative = 1.0,
-    delta: NotNegative = 1.02,
-    *,
-    transition: Transition = ANCESTRAL,
-) -> Conditioner:
+class SITCOM(Method):
     """Optimise what the network is given, at each step.
 
-    Args:
+    Attributes:
         inner_steps: K, () the most steps of Adam. All numbers may be traced;
             lanes that differ in what they need wait for the slowest.
         learning_rate: () of Adam, above 0.
@@ -49,17 +36,26 @@ def sitcom(
             noise_std sqrt(m). Theirs is 0.051 / 0.05; 0 takes all K steps.
         transition: of it, only `clip` is read; the step is the method's own.
     """
-    optimiser = optax.adam(learning_rate)
 
-    def update(key, x_t, state, step, problem, prior):
-        stop_at = delta * problem.expected_residual_norm()
-        max_steps = jnp.asarray(inner_steps, jnp.int32)
+    name = 'sitcom'
+    has_own_step = True
+    stops_by_value = True
+
+    inner_steps: Number = count(20)
+    learning_rate: Number = positive(0.01)
+    lam: Number = not_negative(1.0)
+    delta: Number = not_negative(1.02)
+
+    def update(self, key, x_t, state, step, problem, prior):
+        optimiser = optax.adam(self.learning_rate)
+        stop_at = self.delta * problem.expected_residual_norm()
+        max_steps = jnp.asarray(self.inner_steps, jnp.int32)
 
         def objective(v):
-            x0_hat = transition.estimate(v, prior(v, step.t), step)
+            x0_hat = self.transition.estimate(v, prior(v, step.t), step)
             squared = jnp.sum(problem.residual(x0_hat) ** 2)
             away = jnp.sum((x_t - v) ** 2)
-            return squared + lam * away, (x0_hat, squared)
+            return squared + self.lam * away, (x0_hat, squared)
 
         # One more pass than steps, for the estimate at the last v. Its gradient
         # goes unused, which costs less than to compile the network twice.
@@ -84,5 +80,3 @@ def sitcom(
         plain = diffuse(x0_hat, step.alpha_bar_s, noise)
         x_s = diffuse(x0_corrected, step.alpha_bar_s, noise)
         return x_s, state, observe(x_t, x0_hat, plain, x_s - plain, problem)
-
-    return Conditioner(start=noise_start, update=update)

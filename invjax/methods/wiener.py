@@ -35,15 +35,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from invjax import consistency
-from invjax.conditioners.base import (
-    Conditioner,
-    Fraction,
-    Positive,
-    noise_start,
-    observe,
-    renoise,
-)
-from invjax.diffusion import ANCESTRAL, Transition
+from invjax.methods.base import Method, observe, renoise
+from invjax.settings import Number, fraction, positive
+from invjax.types import LinearOperator
 
 # Fitted to the 64 x 64 faces that `faces64` was trained on (3,000 of them, less
 # their mean): least squares on the logarithm of the variance of each cosine
@@ -72,24 +66,28 @@ def image_variances(image_shape: tuple[int, int, int]) -> np.ndarray:
     )
 
 
-def wiener(
-    mix: Fraction = 1.0,
-    spread: Positive = 1.0,
-    *,
-    transition: Transition = ANCESTRAL,
-) -> Conditioner:
+class Wiener(Method):
     """The mean of x_0 given x_t and y, with C_t for its covariance.
 
-    Args:
+    Attributes:
         mix: () share of fresh noise, 0 to 1. May be traced, as the next.
         spread: () factor of the standard deviation of clean images, above 0.
         transition: of it, only `clip` is read; the step is the method's own.
     """
 
-    def update(key, x_t, state, step, problem, prior):
+    name = 'wiener'
+    needs = LinearOperator
+    has_own_step = True
+
+    mix: Number = fraction(1.0)
+    spread: Number = positive(1.0)
+
+    def update(self, key, x_t, state, step, problem, prior):
         prediction = prior(x_t, step.t)
-        x0_hat = transition.estimate(x_t, prediction, step)
-        clean = spread**2 * jnp.asarray(image_variances(x_t.shape), jnp.float32)
+        x0_hat = self.transition.estimate(x_t, prediction, step)
+        clean = self.spread**2 * jnp.asarray(
+            image_variances(x_t.shape), jnp.float32
+        )
         variances = 1 / (1 / clean + step.alpha_bar_t / step.noise_var_t)
 
         def covariance(x):
@@ -99,12 +97,10 @@ def wiener(
         z = consistency.nearest(
             problem, x0_hat, covariance, max_steps=_MAX_STEPS
         )
-        if transition.clip:
+        if self.transition.clip:
             z = jnp.clip(z, -1, 1)
         noise = jax.random.normal(key, x_t.shape)
         x_s, plain = (
-            renoise(x_t, x_0, step, mix, noise) for x_0 in (z, x0_hat)
+            renoise(x_t, x_0, step, self.mix, noise) for x_0 in (z, x0_hat)
         )
         return x_s, state, observe(x_t, x0_hat, plain, x_s - plain, problem)
-
-    return Conditioner(start=noise_start, update=update)

@@ -16,52 +16,40 @@ import jax
 import jax.numpy as jnp
 
 from invjax import consistency
-from invjax.conditioners.base import (
-    Conditioner,
-    NotNegative,
-    corrected_step,
-    estimate_and_transpose,
-    noise_start,
-)
-from invjax.diffusion import (
-    ANCESTRAL,
-    Transition,
-    step_log_variance,
-)
+from invjax.diffusion import step_log_variance
+from invjax.methods.base import Method, corrected_step, estimate_and_transpose
+from invjax.settings import Number, choice, not_negative
+from invjax.types import LinearOperator
 
-MOMENTS = ('row_sum', 'learned')
 # Of 1 - alpha_bar_t, the variance under a unit prior. A diagonal that is not
 # positive is an error of the approximation or of the network.
 _LEAST = 1e-3
 
 
-def tmpd(
-    strength: NotNegative = 1.0,
-    *,
-    moment: str = 'row_sum',
-    transition: Transition = ANCESTRAL,
-) -> Conditioner:
+class TMPD(Method):
     """Guidance by the likelihood under a normal x_0 of Tweedie's variance.
 
-    Args:
+    Attributes:
         strength: () factor of the guidance, 0 or more; the paper's is 1. May be
             traced.
-        moment: one of MOMENTS; `learned` is `row_sum` for a prior that has not
+        moment: one of `row_sum` and `learned`; `learned` is `row_sum` for a prior that has not
             learned its variance.
         transition: how the prior's step is taken.
-
-    Raises:
-        ValueError: for another moment.
     """
-    if moment not in MOMENTS:
-        raise ValueError(
-            f'moment must be one of {", ".join(MOMENTS)}, got {moment!r}.'
-        )
 
-    def update(key, x_t, state, step, problem, prior):
+    name = 'tmpd'
+    needs = LinearOperator
+
+    strength: Number = not_negative(1.0)
+    moment: str = choice('row_sum', 'learned')
+
+    def update(self, key, x_t, state, step, problem, prior):
         x0_hat, transpose, prediction = estimate_and_transpose(x_t, step, prior)
         to_x0 = step.noise_var_t / jnp.sqrt(step.alpha_bar_t)
-        if moment == 'learned' and prediction.log_variance_fraction is not None:
+        if (
+            self.moment == 'learned'
+            and prediction.log_variance_fraction is not None
+        ):
             variance = _learned_variance(prediction, step)
         else:
             # J is symmetric, so the sums of its rows are J^T 1.
@@ -75,15 +63,13 @@ def tmpd(
             key,
             x_t,
             x0_hat,
-            x0_hat + strength * to_x0 * score,
+            x0_hat + self.strength * to_x0 * score,
             prediction,
             step,
             problem,
-            transition,
+            self.transition,
         )
         return x_s, state, info
-
-    return Conditioner(start=noise_start, update=update)
 
 
 def _learned_variance(prediction, step):

@@ -17,78 +17,60 @@ import jax
 import jax.numpy as jnp
 
 from invjax import consistency
-from invjax.conditioners.base import (
-    Conditioner,
-    Count,
-    noise_start,
-    observe,
-    repeat_step,
-)
-from invjax.diffusion import (
-    ANCESTRAL,
-    Transition,
-    posterior_mean,
-)
-
-NOISE_MODELS = ('plus', 'plain')
+from invjax.diffusion import posterior_mean
+from invjax.methods.base import Method, observe, repeat_step
+from invjax.settings import Number, choice, count
+from invjax.types import SpectralOperator
 
 
-def ddnm(
-    travel: Count = 1,
-    *,
-    noise_model: str = 'plus',
-    transition: Transition = ANCESTRAL,
-) -> Conditioner:
+class DDNM(Method):
     """Range-null space decomposition of the estimate.
 
-    Args:
+    Attributes:
         travel: () how often each step is taken, 1 or more. May be traced.
-        noise_model: one of NOISE_MODELS. `plus` takes the ancestral step of
+        noise_model: one of `plus` and `plain`. `plus` takes the ancestral step of
             posterior variance whatever the transition says.
         transition: how the prior's step is taken by `plain`.
-
-    Raises:
-        ValueError: for another noise model.
     """
-    if noise_model not in NOISE_MODELS:
-        raise ValueError(
-            f'noise_model must be one of {", ".join(NOISE_MODELS)}, '
-            f'got {noise_model!r}.'
-        )
 
-    def step_once(key, x_t, step, problem, prior):
+    name = 'ddnm'
+    needs = SpectralOperator
+    has_own_step = True
+
+    travel: Number = count(1)
+    noise_model: str = choice('plus', 'plain')
+
+    def _step_once(self, key, x_t, step, problem, prior):
         prediction = prior(x_t, step.t)
-        x0_hat = transition.estimate(x_t, prediction, step)
+        x0_hat = self.transition.estimate(x_t, prediction, step)
         noise = jax.random.normal(key, x_t.shape)
-        prior_x_s = transition(x_t, x0_hat, prediction, step, noise)
-        if noise_model == 'plain':
+        prior_x_s = self.transition(x_t, x0_hat, prediction, step, noise)
+        if self.noise_model == 'plain':
             corrected = consistency.project(problem, x0_hat)
-            x_s = transition(x_t, corrected, prediction, step, noise)
+            x_s = self.transition(x_t, corrected, prediction, step, noise)
         else:
             corrected, noise = _noise_aware(x0_hat, noise, step, problem)
             x_s = posterior_mean(x_t, corrected, step) + noise
         info = observe(x_t, x0_hat, prior_x_s, x_s - prior_x_s, problem)
         return x_s, info
 
-    def update(key, x_t, state, step, problem, prior):
+    def update(self, key, x_t, state, step, problem, prior):
         x_s, info = repeat_step(
             key,
             x_t,
             step,
             problem,
-            travel,
-            lambda key, x_t: step_once(key, x_t, step, problem, prior),
+            self.travel,
+            lambda key, x_t: self._step_once(key, x_t, step, problem, prior),
         )
         return x_s, state, info
-
-    return Conditioner(start=noise_start, update=update)
 
 
 def _noise_aware(x0_hat, noise, step, problem):
     """The corrected estimate, and the noise that the step still needs."""
     spectrum = problem.operator.spectrum()
     singular = spectrum.singular
-    seen = spectrum.told()
+    seen = spectrum.significant()
     inverse = seen / jnp.where(seen, singular, 1)
     # How much of x_0 goes into x_s, and of the measurement's noise with it.
     weight = step.beta * jnp.sqrt(step.alpha_bar_s) / step.noise_var_t

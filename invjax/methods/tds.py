@@ -15,49 +15,47 @@ import jax
 import jax.numpy as jnp
 
 from invjax import consistency
-from invjax.conditioners.base import Conditioner, Positive, Size, observe
-from invjax.diffusion import (
-    ANCESTRAL,
-    Transition,
-    posterior_mean,
-    step_log_variance,
-    tweedie,
-)
+from invjax.diffusion import posterior_mean, step_log_variance, tweedie
+from invjax.methods.base import Method, observe
+from invjax.settings import Number, positive, size
+from invjax.types import LinearOperator
 
 # A noiseless likelihood would give all weight to one particle by rounding.
 _LEAST_NOISE_VAR = 1e-6
 
 
-def tds(
-    spread: Positive = 1.0,
-    *,
-    particles: Size = 8,
-    transition: Transition = ANCESTRAL,
-) -> Conditioner:
+class TDS(Method):
     """Sequential Monte Carlo with guided proposals.
 
-    Args:
+    Attributes:
         spread: () factor of r_t, above 0. May be traced.
         particles: K, 1 or more; the network is passed K times a step, and
             memory grows with it.
         transition: its variance and clip; the step is always ancestral.
     """
 
-    def start(key, problem, steps):
-        del steps
-        x = jax.random.normal(key, (particles, *problem.image_shape))
-        return x, jnp.zeros(particles)
+    name = 'tds'
+    needs = LinearOperator
+    has_own_step = True
 
-    def update(key, x_t, log_weights, step, problem, prior):
+    spread: Number = positive(1.0)
+    particles: int = size(8)
+
+    def start(self, key, problem, steps):
+        del steps
+        x = jax.random.normal(key, (self.particles, *problem.image_shape))
+        return x, jnp.zeros(self.particles)
+
+    def update(self, key, x_t, log_weights, step, problem, prior):
         noise_var = jnp.maximum(problem.noise_std**2, _LEAST_NOISE_VAR)
         key_resample, key_noise = jax.random.split(key)
 
         def log_likelihood(x_t):
             prediction = prior(x_t, step.t)
             x0_hat = tweedie(x_t, prediction.eps, step.alpha_bar_t)
-            if transition.clip:
+            if self.transition.clip:
                 x0_hat = jnp.clip(x0_hat, -1, 1)
-            variance = spread**2 * step.noise_var_t
+            variance = self.spread**2 * step.noise_var_t
             return _log_likelihood(problem, x0_hat, variance, noise_var), (
                 x0_hat,
                 prediction,
@@ -71,7 +69,9 @@ def tds(
             lambda leaf: leaf[chosen],
             (x_t, x0_hat, prediction, gradient, twist),
         )
-        log_variance = step_log_variance(prediction, step, transition.variance)
+        log_variance = step_log_variance(
+            prediction, step, self.transition.variance
+        )
         variance = jnp.where(step.noise_var_s > 0, jnp.exp(log_variance), 0.0)
         noise = jax.random.normal(key_noise, x_t.shape)
         mean = posterior_mean(x_t, x0_hat, step)
@@ -89,14 +89,12 @@ def tds(
         info = jax.tree.map(jnp.mean, infos)
         return x_s, log_ratio - twist, info
 
-    def finish(key, x, log_weights, problem):
+    def finish(self, key, x, log_weights, problem):
         noise_var = jnp.maximum(problem.noise_std**2, _LEAST_NOISE_VAR)
         exact = jax.vmap(
             lambda x: _log_likelihood(problem, x, jnp.zeros(()), noise_var)
         )(x)
         return x[jax.random.categorical(key, log_weights + exact)]
-
-    return Conditioner(start=start, update=update, finish=finish)
 
 
 def _log_likelihood(problem, x0_hat, variance, noise_var):

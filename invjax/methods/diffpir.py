@@ -14,26 +14,15 @@ since `zeta` is the step size of DPS.
 import jax
 
 from invjax import consistency
-from invjax.conditioners.base import (
-    Conditioner,
-    Fraction,
-    Positive,
-    noise_start,
-    observe,
-    renoise,
-)
-from invjax.diffusion import ANCESTRAL, Transition
+from invjax.methods.base import Method, observe, renoise
+from invjax.settings import Number, fraction, positive
+from invjax.types import LinearOperator
 
 
-def diffpir(
-    lam: Positive = 1.75,
-    mix: Fraction = 0.3,
-    *,
-    transition: Transition = ANCESTRAL,
-) -> Conditioner:
+class DiffPIR(Method):
     """Alternate the denoiser and the nearest image that explains y.
 
-    Args:
+    Attributes:
         lam: () lambda, above 0: weight of the denoised image. May be traced, as
             the next. The usual 7 goes with sigma in [0, 1] units beside an s_t
             in [-1, 1] units, as in deepinv 0.5; here both are in the latter, so
@@ -42,15 +31,21 @@ def diffpir(
         transition: of it, only `clip` is read; the step is the method's own.
     """
 
-    def update(key, x_t, state, step, problem, prior):
+    name = 'diffpir'
+    needs = LinearOperator
+    has_own_step = True
+    validation_settings = tuple({'lam': v} for v in (1.0, 7.0, 50.0))
+
+    lam: Number = positive(1.75)
+    mix: Number = fraction(0.3)
+
+    def update(self, key, x_t, state, step, problem, prior):
         prediction = prior(x_t, step.t)
-        x0_hat = transition.estimate(x_t, prediction, step)
-        variance = step.noise_var_t / step.alpha_bar_t / lam
+        x0_hat = self.transition.estimate(x_t, prediction, step)
+        variance = step.noise_var_t / step.alpha_bar_t / self.lam
         z = consistency.nearest(problem, x0_hat, variance)
         noise = jax.random.normal(key, x_t.shape)
         x_s, plain = (
-            renoise(x_t, x_0, step, mix, noise) for x_0 in (z, x0_hat)
+            renoise(x_t, x_0, step, self.mix, noise) for x_0 in (z, x0_hat)
         )
         return x_s, state, observe(x_t, x0_hat, plain, x_s - plain, problem)
-
-    return Conditioner(start=noise_start, update=update)

@@ -20,48 +20,35 @@ that zeta keeps its meaning, and is 1 for Gaussian noise.
 import jax
 import optax
 
-from invjax.conditioners.base import (
-    Conditioner,
-    NotNegative,
-    guided_step,
-    noise_start,
-)
-from invjax.diffusion import ANCESTRAL, Transition
-
-NORMALISATIONS = ('residual', 'gradient')
+from invjax.methods.base import Method, guided_step
+from invjax.settings import Number, choice, not_negative
 
 
-def dps(
-    zeta: NotNegative = 1.0,
-    *,
-    normalise: str = 'residual',
-    transition: Transition = ANCESTRAL,
-) -> Conditioner:
+class DPS(Method):
     """Guidance by the residual of the estimated clean image.
 
-    Args:
+    Attributes:
         zeta: () step size, 0 or more. May be traced.
-        normalise: one of NORMALISATIONS.
+        normalise: one of `residual` and `gradient`.
         transition: how the prior's step is taken.
-
-    Raises:
-        ValueError: for another normalisation.
     """
-    if normalise not in NORMALISATIONS:
-        raise ValueError(
-            f'normalise must be one of {", ".join(NORMALISATIONS)}, '
-            f'got {normalise!r}.'
-        )
 
-    def update(key, x_t, state, step, problem, prior):
+    name = 'dps'
+    tuning_grid = {'zeta': (0.75, 1.5, 3.0, 6.0, 12.0)}  # noqa: RUF012
+    validation_settings = tuple({'zeta': v} for v in (0.03, 0.1, 0.3, 1.0, 3.0))
+
+    zeta: Number = not_negative(1.0)
+    normalise: str = choice('residual', 'gradient')
+
+    def update(self, key, x_t, state, step, problem, prior):
         def distance(x_t):
             prediction = prior(x_t, step.t)
-            x0_hat = transition.estimate(x_t, prediction, step)
+            x0_hat = self.transition.estimate(x_t, prediction, step)
             norm = problem.weighted_residual_norm(x0_hat)
             return norm, (x0_hat, prediction)
 
         grad, (x0_hat, prediction) = jax.grad(distance, has_aux=True)(x_t)
-        if normalise == 'gradient':
+        if self.normalise == 'gradient':
             # The gradients of the norm and of its square point the same way.
             grad = grad / optax.safe_norm(grad, 1e-12)
         x_s, info = guided_step(
@@ -71,9 +58,7 @@ def dps(
             prediction,
             step,
             problem,
-            transition,
-            guidance=-zeta * grad,
+            self.transition,
+            guidance=-self.zeta * grad,
         )
         return x_s, state, info
-
-    return Conditioner(start=noise_start, update=update)

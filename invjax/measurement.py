@@ -1,0 +1,77 @@
+"""Measurements made of pictures, by the name of a task or by an operator."""
+
+import os
+
+import jax
+import jax.numpy as jnp
+
+from invjax import images, keys, operators, problem
+from invjax.problem import Problem
+
+
+def measure(
+    truth: jax.typing.ArrayLike | str | os.PathLike,
+    task,
+    *,
+    noise_std: float = 0.05,
+    noise: str = 'gaussian',
+    seed: int | jax.Array = 0,
+    image: int = 0,
+    size: int | None = None,
+    **parameters,
+) -> Problem:
+    """Degrade a picture, as a task says or by an operator of one's own.
+
+    Args:
+        truth: (H, W, C) in [-1, 1], or the path of a picture, of which the
+            middle square is taken.
+        task: a name of `invjax.tasks`, or an operator (`invjax.types`).
+        noise_std: () in [-1, 1] units, 0 or more.
+        noise: one of `problem.NOISES`, added to the former if it is not
+            Gaussian.
+        seed: of everything random, or a key.
+        image: number of the image in a data set, which has its own keys.
+        size: side of the picture that is read from a path, in pixels.
+        **parameters: the task's own, and those of the kind of noise.
+
+    Returns:
+        The problem, with the truth and the task on record.
+
+    Raises:
+        ValueError: for a name that there is not, or a value out of its range.
+    """
+    root = keys.root(seed)
+    of_noise = {
+        name: parameters.pop(name)
+        for name in problem.NOISES.get(noise, ())
+        if name in parameters
+    }
+    problem.check_noise(noise, **of_noise)
+    if isinstance(task, str):
+        operators.check_names(task, parameters)
+    elif parameters:
+        raise ValueError(
+            f'{", ".join(parameters)} cannot be given with an operator, which '
+            'has its parameters already.'
+        )
+    if isinstance(truth, str | os.PathLike):
+        if size is None:
+            raise ValueError('size must be given with the path of a picture.')
+        truth, _ = images.read_image(truth, size)
+    truth = jnp.asarray(truth, jnp.float32)
+    operator = task
+    if isinstance(task, str):
+        operator = operators.make_operator(
+            task, keys.of_operator(root, image), truth.shape, **parameters
+        )
+    measured = problem.measure(
+        keys.of_noise(root, image),
+        truth,
+        operator,
+        noise_std,
+        noise,
+        **of_noise,
+    )
+    return measured.replace(
+        truth=truth, task=task if isinstance(task, str) else None
+    )

@@ -1,0 +1,39 @@
+"""How results show themselves in a notebook."""
+
+import base64
+import html
+import io
+from collections.abc import Mapping
+
+import numpy as np
+from PIL import Image
+
+from invjax import images
+
+_WIDTH = 192  # pixels on the page
+
+
+def as_html(pictures: Mapping[str, np.ndarray], text: str) -> str:
+    """Pictures side by side with their names, and a text below.
+
+    Args:
+        pictures: name to (H, W, 1 or 3) in [-1, 1]; what is not finite is grey.
+        text: plain.
+    """
+    figures = ''.join(
+        '<figure style="display:inline-block;margin:4px">'
+        f'{_image(x)}<figcaption>{html.escape(name)}</figcaption></figure>'
+        for name, x in pictures.items()
+    )
+    return f'<div>{figures}<pre>{html.escape(text)}</pre></div>'
+
+
+def _image(x: np.ndarray) -> str:
+    pixels = images.to_uint8(np.nan_to_num(np.asarray(x)))
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.squeeze()).save(buffer, 'PNG')
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return (
+        f'<img src="data:image/png;base64,{data}" '
+        f'style="width:{_WIDTH}px;image-rendering:pixelated">'
+    )

@@ -1,0 +1,220 @@
+"""Restore one image: resolve what is meant, run it, and hand the result over."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from invjax import batch, images, keys, metrics, notebook
+from invjax.methods import Method, method_class
+from invjax.problem import Problem
+from invjax.types import Info
+
+
+class Resolved(NamedTuple):
+    """A method with all its settings.
+
+    Attributes:
+        method: the value.
+        source: where the settings come from that were not given, in words.
+    """
+
+    method: Method
+    source: str
+
+
+def resolve(
+    method: str | type[Method] | Method,
+    prior=None,
+    task: str | None = None,
+    num_steps: int | str = 100,
+    settings: Mapping[str, Any] | None = None,
+) -> Resolved:
+    """The method that is meant: the one place where settings come together.
+
+    Args:
+        method: a name or a class, which have the prior's tuned defaults for the
+            task and number of steps, where there are any, and their own
+            elsewhere; or a value, which is taken as it is.
+        prior: with a `card`, or None.
+        task: a name, or None where the measurement is of no known task.
+        num_steps: any form that `schedule.respace` takes.
+        settings: flat, by the names of `Method.of`, on top of the defaults.
+
+    Raises:
+        ValueError: for a method or a setting that there is not, or a value out
+            of its range.
+    """
+    settings = dict(settings or {})
+    if isinstance(method, Method):
+        if settings:
+            merged = {**method.settings(), **settings}
+            type(method).check_names(settings)
+            method = type(method).of(merged)
+        return Resolved(method, 'as given')
+    if isinstance(method, str):
+        method = method_class(method)
+    if not (isinstance(method, type) and issubclass(method, Method)):
+        raise ValueError(
+            f'method must be a name, a class or a value of Method, got {method!r}.'
+        )
+    method.check_names(settings)
+    card = getattr(prior, 'card', None)
+    tuned = {}
+    if card is not None:
+        tuned = card.default_settings(method.name, task, num_steps)
+    source = "the method's own defaults"
+    if tuned:
+        source = f'defaults tuned for {card.name} on {task}'
+    found = method.of({**tuned, **settings})
+    if card is not None:
+        found.check(len(prior.alpha_bar))
+    return Resolved(found, source)
+
+
+@dataclasses.dataclass(frozen=True)
+class Restoration:
+    """What came out of a restoration, with all that it came from.
+
+    Attributes:
+        samples: (K, H, W, C) float32, not clipped.
+        info: Info of (K, N) arrays: what each step did.
+        problem: the measurement.
+        method: with its settings.
+        settings_from: where those come from that were not given.
+        num_steps: as it was given.
+        prior_name: of the prior's card.
+    """
+
+    samples: np.ndarray
+    info: Info
+    problem: Problem
+    method: Method
+    settings_from: str
+    num_steps: int | str
+    prior_name: str
+
+    @property
+    def image(self) -> np.ndarray:
+        """The first sample, (H, W, C)."""
+        return self.samples[0]
+
+    @property
+    def mean(self) -> np.ndarray:
+        """The mean of the samples, each clipped to [-1, 1], (H, W, C)."""
+        return np.clip(self.samples, -1, 1).mean(axis=0)
+
+    @property
+    def failed(self) -> np.ndarray:
+        """(K,) the first step of each sample that was not finite, or -1."""
+        return batch.first_nonfinite_step(self.info)
+
+    def scores(self) -> list[dict[str, float]]:
+        """Of each sample: residual and its expectation, and PSNR and SSIM where
+        the truth is known."""
+        return [score(x, self.problem) for x in self.samples]
+
+    def save(self, path: str | os.PathLike, sample: int = 0) -> None:
+        """Write a sample as a picture."""
+        images.write_image(path, self.samples[sample])
+
+    def __repr__(self):
+        number, height, width, channels = self.samples.shape
+        first = score(self.image, self.problem)
+        words = ', '.join(f'{n} {v:.4g}' for n, v in first.items())
+        return (
+            f'Restoration({number} of {height} x {width} x {channels} by '
+            f'{self.method} in {self.num_steps} steps\n    with '
+            f'{self.prior_name}; {self.settings_from}\n    {words})'
+        )
+
+    def _repr_html_(self):
+        shown = {
+            'measurement': self.problem.as_picture(),
+            'restored': self.image,
+        }
+        if self.problem.truth is not None:
+            shown = {'truth': np.asarray(self.problem.truth), **shown}
+        return notebook.as_html(shown, repr(self))
+
+
+def score(x: np.ndarray, problem: Problem) -> dict[str, float]:
+    """Residual against the noise; PSNR in dB and SSIM where the truth is known.
+
+    Args:
+        x: (H, W, C), clipped to [-1, 1] first.
+        problem: that it restores.
+    """
+    clipped = jnp.clip(x, -1, 1)
+    found = {}
+    if problem.truth is not None:
+        found['psnr'] = float(metrics.psnr(x, problem.truth))
+        found['ssim'] = float(metrics.ssim(x, problem.truth))
+    found['residual_norm'] = float(problem.residual_norm(clipped))
+    found['expected_residual_norm'] = float(problem.expected_residual_norm())
+    return found
+
+
+def restore(
+    problem: Problem,
+    prior,
+    method: str | type[Method] | Method = 'dps',
+    num_steps: int | str = 100,
+    *,
+    seed: int | jax.Array = 0,
+    num_samples: int = 1,
+    max_lanes: int = 8,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    **settings: Any,
+) -> Restoration:
+    """Restore an image from its measurement.
+
+        restore(measured, prior, 'dps')               the prior's tuned defaults
+        restore(measured, prior, 'dps', zeta=3.0)     but with this zeta
+        restore(measured, prior, invjax.dps(zeta=3.0))   exactly this
+
+    Args:
+        problem: see `invjax.measure` and `problem.from_measurement`.
+        prior: see `invjax.load_prior`.
+        method: a name, a class, or a value; see `resolve`.
+        num_steps: any form that `schedule.respace` takes.
+        seed: of the sampler's noise, or a key.
+        num_samples: how many restorations to draw.
+        max_lanes: how many of them at once.
+        on_progress: called with (sample steps done, sample steps in all).
+        **settings: hyperparameters and choices, on top of the defaults.
+
+    Raises:
+        ValueError: before any work, for a method or a setting that there is
+            not, a value out of its range, or an operator that the method cannot
+            do.
+    """
+    if num_samples < 1 or num_samples != int(num_samples):
+        raise ValueError(
+            f'num_samples must be a whole number of 1 or more, got {num_samples}.'
+        )
+    resolved = resolve(method, prior, problem.task, num_steps, settings)
+    lanes = batch.make_lanes(
+        keys.root(seed), [problem], [resolved.method], int(num_samples)
+    )
+    result = batch.run_lanes(
+        lanes,
+        prior,
+        num_steps,
+        max_lanes=max_lanes,
+        on_progress=on_progress,
+    )
+    card = getattr(prior, 'card', None)
+    return Restoration(
+        samples=result.x,
+        info=result.info,
+        problem=problem,
+        method=resolved.method,
+        settings_from=resolved.source,
+        num_steps=num_steps,
+        prior_name=type(prior).__name__ if card is None else card.name,
+    )
