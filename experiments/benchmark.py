@@ -26,10 +26,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from invjax.conditioners import make_conditioner
 
 from experiments import common, memory, peer
 from invjax import operators, problem, schedule, sweep
-from invjax.conditioners import make_conditioner
 from invjax.priors import checkpoint
 from invjax.priors.unet import NetworkPrior, UNet
 

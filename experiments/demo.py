@@ -7,73 +7,72 @@ The face is a crop of NASA's portrait of Eileen Collins (public domain).
 
 import pathlib
 
-import numpy as np
+from invjax import images, measurement, restoration
+from invjax.commandline import groups, measured, progress, record
+from invjax.commandline.flags import Flags
+from invjax.commandline.program import run
 
-from experiments import common
-from invjax import defaults, images, metrics, sweep
-
+FLAGS = Flags(__doc__)
+groups.define_prior(FLAGS)
+groups.define_run(FLAGS)
 _FACE = pathlib.Path(__file__).parent / 'astronaut.png'
 _TASKS = {
     'gaussian_deblur': 'score_ald',
     'box_inpainting': 'dps',
     'random_inpainting': 'dps',
 }
-_NOISE_STD = 0.05  # in [-1, 1] units
 
 
-def main():
-    out = common.make_folder(common.OUT.value)
-    prior, card = common.load_prior()
-    truth = common.read_truth(_FACE, prior)
-    _, _, key_sampler = common.keys()
-    rows, labels, records = [], [], {}
+def main(given):
+    out = record.make_folder(given.out, 'demo')
+    record.say_if_replaced(out, 'sheet.png')
+    prior = groups.load_prior(given)
+    truth = measured.read_truth(_FACE, prior)
+    rows, labels, found = [], [], {}
     for task, method in _TASKS.items():
-        inverse_problem = common.measure(truth, task, _NOISE_STD)
-        settings = defaults.default_settings(
-            card['name'], method, task, common.NUM_STEPS.value
-        )
-        with common.sampling_seconds() as seconds:
-            result = sweep.restore(
-                inverse_problem,
+        problem = measurement.measure(truth, task, seed=given.seed)
+        with progress.sampling_seconds() as seconds:
+            result = restoration.restore(
+                problem,
                 prior,
                 method,
-                common.NUM_STEPS.value,
-                key=key_sampler,
-                on_progress=common.Progress(task),
-                **settings,
+                given.num_steps,
+                seed=given.seed,
+                on_progress=progress.Progress(task),
             )
-        (x,), y = result.x, np.asarray(inverse_problem.y)
-        before, after = (float(metrics.psnr(z, truth)) for z in (y, x))
+        y = problem.as_picture()
+        before = restoration.score(y, problem)
+        after = restoration.score(result.image, problem)
         print(
-            f'{task} by {method}: PSNR {before:.2f} dB measured, {after:.2f} '
-            f'dB restored; {seconds["compile"]:.0f} s compiling, '
-            f'{seconds["sampling"]:.0f} s sampling'
+            f'{task} by {method}: PSNR {before["psnr"]:.2f} dB measured, '
+            f'{after["psnr"]:.2f} dB restored; {seconds["compile"]:.0f} s '
+            f'compiling, {seconds["sampling"]:.0f} s sampling'
         )
-        rows.append([truth, y, x])
+        rows.append([truth, y, result.image])
         labels.append(
-            f'{task}\n{method}\n{before:.2f} dB measured\n'
-            f'{after:.2f} dB restored'
+            f'{task}\n{method}\n{before["psnr"]:.2f} dB measured\n'
+            f'{after["psnr"]:.2f} dB restored'
         )
-        records[task] = {
-            'method': method,
-            'settings': settings,
-            'noise_std': _NOISE_STD,
-            'operator': inverse_problem.operator.describe(),
-            'psnr_measured': before,
-            'psnr_restored': after,
+        found[task] = {
+            **result.method.describe(),
+            'operator': problem.operator.describe(),
+            'measured': before,
+            'restored': after,
             'seconds': seconds,
         }
-        images.write_image(out / f'{task}_restored.png', x)
+        result.save(out / f'{task}_restored.png')
     titles = ['truth', 'measurement', 'restored']
     images.sheet(rows, titles, labels).save(out / 'sheet.png')
-    record = {
-        'tasks': records,
-        'prior': card,
-        **common.protocol(common.flag_values()),
-    }
-    common.write_json(out / 'result.json', record)
+    record.write_json(
+        out / 'result.json',
+        {
+            'tasks': found,
+            'prior': prior.card.as_dict(),
+            **record.provenance(given),
+        },
+    )
     print(f'pictures: {out / "sheet.png"}')
 
 
 if __name__ == '__main__':
-    common.run(main)
+    run(main, FLAGS)

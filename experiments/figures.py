@@ -11,10 +11,10 @@ import pathlib
 import jax
 import numpy as np
 from absl import flags
+from invjax.conditioners import hyperparameters, split_settings
 
 from experiments import common, plots
 from invjax import defaults, metrics, problem, sweep
-from invjax.conditioners import hyperparameters, split_settings
 from invjax.diffusion import diffuse, tweedie
 
 _WHICH = flags.DEFINE_enum(

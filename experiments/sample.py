@@ -3,43 +3,55 @@
 python -m experiments.sample --num_samples=8
 """
 
-import jax
 import numpy as np
-from absl import flags
 
-from experiments import common
-from invjax import images, problem, sweep
+from invjax import images, problem, restoration
+from invjax.commandline import groups, progress, record
+from invjax.commandline.flags import Flags
+from invjax.commandline.program import run
 
-_NUM_SAMPLES = flags.DEFINE_integer(
-    'num_samples', 8, 'How many.', lower_bound=1
-)
-common.define_transition()
+FLAGS = Flags(__doc__)
+groups.define_prior(FLAGS)
+groups.define_run(FLAGS)
+FLAGS.integer('num_samples', 8, 'How many.', at_least=1, at_most=groups.MOST)
+groups.define_lanes(FLAGS)
+groups.define_transition(FLAGS)
+_COLUMNS = 8
 
 
-def main():
-    common.check_settings('unconditional')
-    out = common.make_folder(common.OUT.value)
-    prior, card = common.load_prior()
-    result = sweep.restore(
+def main(given):
+    groups.check_method(given, 'unconditional')
+    out = record.make_folder(given.out, 'sample')
+    record.say_if_replaced(out, 'samples.png')
+    prior = groups.load_prior(given, given.num_samples)
+    result = restoration.restore(
         problem.nothing_measured(prior.image_shape),
         prior,
         'unconditional',
-        common.NUM_STEPS.value,
-        key=jax.random.key(common.SEED.value),
-        num_samples=_NUM_SAMPLES.value,
-        on_progress=common.Progress('sampling'),
-        **common.given_settings(),
+        given.num_steps,
+        seed=given.seed,
+        num_samples=given.num_samples,
+        max_lanes=given.max_lanes,
+        on_progress=progress.Progress('sampling'),
+        **groups.settings_of(given),
     )
-    failed = sweep.first_nonfinite_step(result.info)
-    if (failed >= 0).any():
-        raise ValueError(f'samples {np.flatnonzero(failed >= 0)} not finite.')
-    columns = 8
-    rows = [result.x[i : i + columns] for i in range(0, len(result.x), columns)]
+    if (result.failed >= 0).any():
+        raise ValueError(
+            f'samples {np.flatnonzero(result.failed >= 0)} are not finite.'
+        )
+    x = result.samples
+    rows = [x[i : i + _COLUMNS] for i in range(0, len(x), _COLUMNS)]
     images.sheet(rows, cell=128).save(out / 'samples.png')
-    record = {'prior': card, **common.protocol(common.flag_values())}
-    common.write_json(out / 'samples.json', record)
+    record.write_json(
+        out / 'samples.json',
+        {
+            **result.method.describe(),
+            'prior': prior.card.as_dict(),
+            **record.provenance(given),
+        },
+    )
     print(f'pictures: {out / "samples.png"}')
 
 
 if __name__ == '__main__':
-    common.run(main)
+    run(main, FLAGS)

@@ -15,10 +15,10 @@ import time
 
 import numpy as np
 from absl import flags
+from invjax.conditioners import check_settings, hyperparameters, split_settings
 
 from experiments import common, measured
 from invjax import defaults, images, sweep, tuning
-from invjax.conditioners import check_settings, hyperparameters, split_settings
 from invjax.operators.mask import Mask
 
 _METHOD = common.define_method()

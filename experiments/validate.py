@@ -22,15 +22,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-
-from experiments import common, plots
-from invjax import operators, problem, records, schedule, validation
 from invjax.conditioners import (
     CONDITIONERS,
     check_operator,
     hyperparameters,
     make_conditioner,
 )
+
+from experiments import common, plots
+from invjax import operators, problem, records, schedule, validation
 from invjax.diffusion import Transition
 from invjax.priors import gaussian, mixture
 

@@ -1,6 +1,6 @@
 """An inverse problem: the measurement, how it came about, and its noise."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -12,11 +12,48 @@ from invjax import notebook
 from invjax.operators.blur import blur_matrix, gaussian_kernel
 from invjax.operators.mask import Mask
 
-# The kinds of noise, with the parameters of each and their defaults.
+
+class NoiseParameter(NamedTuple):
+    """A parameter of a kind of noise.
+
+    Attributes:
+        default: where it is not given.
+        words: what it is.
+        lowest, highest: its range; `above` leaves the lowest out.
+        above: see there.
+    """
+
+    default: float
+    words: str
+    lowest: float
+    highest: float
+    above: bool = False
+
+    @property
+    def range_words(self) -> str:
+        """What it must be."""
+        if self.above:
+            return f'above {self.lowest:g} and at most {self.highest:g}'
+        return f'from {self.lowest:g} to {self.highest:g}'
+
+    def contains(self, value: float) -> bool:
+        """Whether a value is in its range; NaN is not."""
+        above = value > self.lowest if self.above else value >= self.lowest
+        return above and value <= self.highest
+
+
+# The kinds of noise, with the parameters of each.
 NOISES = {
     'gaussian': {},
-    'poisson': {'peak': 100.0},
-    'salt_pepper': {'share': 0.1},
+    # Counts are drawn as 32-bit integers, of which the mean must stay clear.
+    'poisson': {
+        'peak': NoiseParameter(100.0, 'photons at white', 0, 1e9, above=True)
+    },
+    'salt_pepper': {
+        'amount': NoiseParameter(
+            0.1, 'fraction of the measured values that become -1 or 1', 0, 1
+        )
+    },
 }
 # Rounding to 256 levels alone is off by this much.
 _LEAST_STD = 2 / 255 / 12**0.5
@@ -131,7 +168,7 @@ def measure(
     - `poisson`, of light, before n, which then is that of reading it out: A(x)
       becomes 2 k / peak - 1, where k is a Poisson count of mean
       peak (A(x) + 1) / 2;
-    - `salt_pepper`, of dead pixels and bits, after n: a share of the values,
+    - `salt_pepper`, of dead pixels and bits, after n: a fraction of the values,
       exact to rounding and each channel by itself, becomes -1 or 1.
 
     Args:
@@ -140,8 +177,9 @@ def measure(
         operator: see `invjax.operators`.
         noise_std: () in [-1, 1] units, 0 or more. May be traced.
         noise: one of NOISES.
-        **parameters: those of the kind; `peak`, the photons at white, above 0;
-            `share`, of the measured values, from 0 to 1.
+        **parameters: those of the kind; `peak`, the photons at white, above 0
+            and at most 1e9; `amount`, the fraction of the measured values, from
+            0 to 1.
 
     Raises:
         ValueError: for a value out of its range, another noise or parameter, or
@@ -202,13 +240,12 @@ def check_noise(noise: str, **parameters: float) -> dict[str, float]:
                 f'{noise} noise has no parameter {name!r}; '
                 f'it has {", ".join(known) or "none"}.'
             )
-        if name == 'peak' and not 0 < value < np.inf:
+        if not known[name].contains(value):
             raise ValueError(
-                f'peak must be above 0 photons and finite, got {value}.'
+                f'{name} must be {known[name].range_words}, got {value}.'
             )
-        if name == 'share' and not 0 <= value <= 1:
-            raise ValueError(f'share must be from 0 to 1, got {value}.')
-    return {**known, **parameters}
+    defaults = {name: known[name].default for name in known}
+    return {**defaults, **parameters}
 
 
 def _check_is_picture(operator, image_shape, noise: str) -> None:
@@ -232,8 +269,8 @@ def _count(key, y, peak):
     return 2 * photons.astype(jnp.float32) / peak - 1
 
 
-def _replace(key, y, support, share):
-    """A picture with a share of its measured values at -1 or 1."""
+def _replace(key, y, support, amount):
+    """A picture with a fraction of its measured values at -1 or 1."""
     key_places, key_signs = jax.random.split(key)
     measured = jnp.broadcast_to(support, y.shape)
     # Measured values in random order come first: the others have infinity.
@@ -241,7 +278,7 @@ def _replace(key, y, support, share):
     places = jnp.where(measured > 0, places, jnp.inf)
     ranks = jnp.argsort(jnp.argsort(places.ravel())).reshape(y.shape)
     signs = jax.random.rademacher(key_signs, y.shape, jnp.float32)
-    return jnp.where(ranks < jnp.round(share * measured.sum()), signs, y)
+    return jnp.where(ranks < jnp.round(amount * measured.sum()), signs, y)
 
 
 def _local_mean(y, support):

@@ -88,6 +88,7 @@ class Restoration:
         settings_from: where those come from that were not given.
         num_steps: as it was given.
         prior_name: of the prior's card.
+        alpha_bar: (T,) the prior's schedule.
     """
 
     samples: np.ndarray
@@ -97,6 +98,7 @@ class Restoration:
     settings_from: str
     num_steps: int | str
     prior_name: str
+    alpha_bar: np.ndarray
 
     @property
     def image(self) -> np.ndarray:
@@ -217,4 +219,5 @@ def restore(
         settings_from=resolved.source,
         num_steps=num_steps,
         prior_name=type(prior).__name__ if card is None else card.name,
+        alpha_bar=np.asarray(prior.alpha_bar),
     )

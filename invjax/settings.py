@@ -18,15 +18,15 @@ Ranges stand in the defaults and not in the annotations, which
 """
 
 import dataclasses
-import inspect
 import math
 import numbers
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, Self, dataclass_transform
 
 import jax
 import numpy as np
+
+from invjax import docstrings
 
 Number = jax.typing.ArrayLike
 _KIND = 'kind'
@@ -238,7 +238,7 @@ class Settings:
         """What each field means, by the `Attributes:` of the docstrings."""
         found = {}
         for owner in reversed(cls.__mro__):
-            found |= _attributes_of(inspect.cleandoc(owner.__doc__ or ''))
+            found |= docstrings.entries(owner.__doc__, 'Attributes')
         return {name: found.get(name, '') for name in cls.kinds}
 
     @classmethod
@@ -317,19 +317,3 @@ def _is_same(value, default) -> bool:
         return bool(np.all(value == default))
     except (TypeError, ValueError, jax.errors.JAXTypeError):
         return False
-
-
-def _attributes_of(docstring: str) -> dict[str, str]:
-    """Name to text, of the `Attributes:` section of a docstring."""
-    _, _, section = docstring.partition('Attributes:\n')
-    section, _, _ = section.partition('\n\n')
-    found, last = {}, None
-    for line in section.splitlines():
-        match = re.match(r' {4}(\w[\w, ]*): (.*)', line)
-        if match:
-            last = [name.strip() for name in match[1].split(',')]
-            found |= dict.fromkeys(last, match[2].strip())
-        elif last is not None:
-            for name in last:
-                found[name] = f'{found[name]} {line.strip()}'.strip()
-    return found

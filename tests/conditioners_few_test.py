@@ -5,6 +5,7 @@ import numpy as np
 import scipy.fft
 import scipy.integrate
 from absl.testing import absltest, parameterized
+from invjax.conditioners.wiener import image_variances
 
 from invjax import (
     conditioners,
@@ -13,7 +14,6 @@ from invjax import (
     schedule,
     validation,
 )
-from invjax.conditioners.wiener import image_variances
 from invjax.diffusion import Transition
 from invjax.priors import gaussian
 

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
+from invjax.conditioners import Info
 
 from invjax import operators, problem, schedule, sweep
-from invjax.conditioners import Info
 from invjax.diffusion import Prediction
 from invjax.priors import gaussian
 

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
+from invjax.conditioners import make_conditioner
 
 from invjax import operators, problem, sampler, schedule, validation
-from invjax.conditioners import make_conditioner
 from invjax.diffusion import Transition
 from invjax.priors import gaussian, mixture
 

@@ -1,0 +1,1 @@
+"""What the binaries of `experiments/` share: flags, errors, progress, records."""

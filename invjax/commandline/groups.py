@@ -1,0 +1,315 @@
+"""Flags that several binaries have, and what is made of their values."""
+
+import inspect
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from invjax import (
+    docstrings,
+    keys,
+    methods,
+    operators,
+    problem,
+    restoration,
+    settings,
+)
+from invjax.commandline.flags import Flags, Given
+from invjax.diffusion import VARIANCES
+from invjax.priors import checkpoint
+
+NUM_STEPS_WORDS = (
+    "Reverse steps: a number, 'quad20', 'ddim50', or a list such as '10,20,30'."
+)
+# The most of anything that is counted, such as samples and lanes.
+MOST = 10**6
+_SETTINGS, _TASK, _NOISE = 'settings', 'task', 'noise'
+
+
+def define_prior(flags: Flags) -> None:
+    """--prior and --dtype; `load_prior` reads them."""
+    flags.string(
+        'prior',
+        'faces64',
+        f'One of {", ".join(checkpoint.KNOWN_PRIORS)}, a .pt, .pth or '
+        '.safetensors file, or the folder of a kept prior.',
+    )
+    flags.choice(
+        'dtype', 'float32', ['float32', 'bfloat16'], 'Of the computation.'
+    )
+
+
+def define_run(flags: Flags, num_steps: bool = True) -> None:
+    """--seed and --out, and --num_steps where there are steps."""
+    if num_steps:
+        flags.string('num_steps', '100', NUM_STEPS_WORDS)
+    flags.integer(
+        'seed',
+        0,
+        'Of everything random.',
+        at_least=0,
+        at_most=keys.MAX_SEED,
+    )
+    flags.string(
+        'out', None, 'Folder for the results; by default a new one in out/.'
+    )
+
+
+def define_noise(flags: Flags) -> None:
+    """--noise_std, --noise and its parameters; `noise_of` reads them."""
+    flags.number(
+        'noise_std',
+        0.05,
+        'Of the noise, in [-1, 1] units (half of it in [0, 1] units).',
+        at_least=0,
+        at_most=100,
+        section='noise',
+    )
+    flags.choice(
+        'noise',
+        'gaussian',
+        list(problem.NOISES),
+        'Added to that of --noise_std, if another.',
+        section='noise',
+    )
+    for kind, parameters in problem.NOISES.items():
+        for name, parameter in parameters.items():
+            flags.number(
+                name,
+                None,
+                f'Of {kind}: {parameter.words}; {parameter.range_words} '
+                f'[{parameter.default:g}].',
+                bounded=False,
+                section='noise',
+                group=_NOISE,
+            )
+
+
+def noise_of(given: Given) -> dict[str, Any]:
+    """The kind of noise and its parameters; nothing where it is Gaussian.
+
+    Raises:
+        ValueError: for a parameter of another kind, or one out of its range.
+    """
+    parameters = problem.check_noise(given.noise, **given.groups[_NOISE])
+    if given.noise == 'gaussian':
+        return {}
+    return {'noise': given.noise, **parameters}
+
+
+def define_task(flags: Flags, several: bool = False) -> None:
+    """--task, and the parameters of all tasks; `task_parameters` reads them."""
+    words = f'One of {", ".join(operators.OPERATORS)}.'
+    if several:
+        flags.strings('tasks', ['all'], f'all, or some of: {words}')
+    else:
+        flags.string('task', 'box_inpainting', words)
+    defined = set()
+    for task, factory in operators.OPERATORS.items():
+        meanings = docstrings.entries(factory.__doc__, 'Args')
+        defaults = inspect.signature(factory).parameters
+        for name, kind in operators.parameters(task).items():
+            if name not in defined:
+                _define(flags, name, kind, _TASK)
+                defined.add(name)
+            default = defaults[name].default
+            shown = '' if default is None else f' [{default}]'
+            flags.describe(name, f'task {task}', meanings.get(name, '') + shown)
+
+
+def task_parameters(given: Given) -> Mapping[str, Any]:
+    """The task's parameters that stand on the command line."""
+    return given.groups[_TASK]
+
+
+def define_transition(flags: Flags) -> None:
+    """The flags of a reverse step, which all methods have."""
+    section = 'reverse step'
+    flags.choice(
+        'transition',
+        None,
+        ['ddpm', 'ddim'],
+        'How a step is taken [ddpm].',
+        section=section,
+        group=_SETTINGS,
+    )
+    flags.choice(
+        'variance',
+        None,
+        list(VARIANCES),
+        f'Of the ddpm step [{VARIANCES[0]}].',
+        section=section,
+        group=_SETTINGS,
+    )
+    flags.number(
+        'eta',
+        None,
+        'Of the ddim step; from 0 to 1 [0].',
+        bounded=False,
+        section=section,
+        group=_SETTINGS,
+    )
+    flags.boolean(
+        'clip',
+        None,
+        'Clip estimates to [-1, 1] [true].',
+        section=section,
+        group=_SETTINGS,
+    )
+
+
+def define_method(flags: Flags, default: str | None = 'dps') -> None:
+    """--method, and the hyperparameters of all methods; see `settings_of`.
+
+    Args:
+        default: of --method; None leaves that flag to the binary.
+    """
+    if default is not None:
+        flags.string('method', default, f'One of {", ".join(methods.METHODS)}.')
+    define_transition(flags)
+    defined = set()
+    for method, cls in methods.METHODS.items():
+        meanings = cls.meanings()
+        for name, own in cls.hyperparameters().items():
+            kind = cls.kinds[name]
+            if name not in defined:
+                of_flag = bool if settings.is_switch(kind) else float
+                is_text = settings.choices(kind)
+                _define(flags, name, str if is_text else of_flag, _SETTINGS)
+                defined.add(name)
+            flags.describe(
+                name,
+                f'method {method}',
+                f'{meanings[name]} ({cls.range_of(name)}) [{own}]',
+            )
+
+
+def settings_of(given: Given) -> Mapping[str, Any]:
+    """The hyperparameters and choices that stand on the command line."""
+    return given.groups[_SETTINGS]
+
+
+def _define(flags: Flags, name: str, kind: type, group: str) -> None:
+    """A flag that is described elsewhere, and checked by what it is for."""
+    if kind is bool:
+        flags.boolean(name, None, '', section=None, group=group)
+    elif kind is int:
+        flags.integer(name, None, '', section=None, group=group)
+    elif kind is float:
+        flags.number(name, None, '', bounded=False, section=None, group=group)
+    else:
+        flags.string(name, None, '', section=None, group=group)
+
+
+def check_method(given: Given, method: str) -> None:
+    """Refuse what stands on the command line for a method, before loading."""
+    restoration.resolve(method, settings=settings_of(given))
+
+
+def define_grid(flags: Flags) -> None:
+    """--grid; `grid_of` reads it."""
+    flags.repeated(
+        'grid',
+        'A hyperparameter and its values, as zeta=0.3,1,3. Repeat it for all '
+        'combinations.',
+    )
+
+
+def grid_of(given: Given) -> dict[str, list[float]]:
+    """Name to values, of NAME=NUMBER,NUMBER,... each.
+
+    Raises:
+        ValueError: for a text of another form, or a name that is there twice.
+    """
+    grid = {}
+    for text in given.grid:
+        name, _, values = text.partition('=')
+        if name in grid:
+            raise ValueError(f'--grid has {name} twice.')
+        try:
+            grid[name] = [float(value) for value in values.split(',')]
+        except ValueError:
+            raise ValueError(
+                f'--grid must be NAME=NUMBER,NUMBER,..., got {text!r}.'
+            ) from None
+    return grid
+
+
+def define_lanes(flags: Flags) -> None:
+    """--max_lanes: how many restorations run at once."""
+    flags.integer(
+        'max_lanes', 8, 'The most lanes at once.', at_least=1, at_most=MOST
+    )
+
+
+def define_processes(flags: Flags) -> None:
+    """The flags of a run that several processes share; see `join_processes`."""
+    section = 'several processes'
+    flags.string(
+        'coordinator',
+        None,
+        'To share a sweep among processes: HOST:PORT of the first one, or '
+        '`auto` where the cluster tells (Slurm, Open MPI, TPU pods).',
+        section=section,
+    )
+    flags.integer(
+        'num_processes',
+        None,
+        'With --coordinator: how many.',
+        at_least=1,
+        section=section,
+    )
+    flags.integer(
+        'process_id',
+        None,
+        'With --coordinator: this one, from 0.',
+        at_least=0,
+        section=section,
+    )
+
+
+def join_processes(given: Given) -> tuple[int, int]:
+    """The number of this process, and how many share the work; 0 and 1 alone.
+
+    To be called before anything runs on a device.
+    """
+    numbers = given.num_processes, given.process_id
+    if given.coordinator is None:
+        if numbers != (None, None):
+            raise ValueError(
+                '--num_processes and --process_id need --coordinator.'
+            )
+        return 0, 1
+    if given.coordinator == 'auto':
+        jax.distributed.initialize()
+    elif None in numbers:
+        raise ValueError(
+            '--coordinator needs --num_processes and --process_id.'
+        )
+    else:
+        jax.distributed.initialize(given.coordinator, *numbers)
+    return jax.process_index(), jax.process_count()
+
+
+def load_prior(given: Given, num_lanes: int = 1):
+    """The prior of the flags, ready for that many lanes at once."""
+    prior = checkpoint.load_prior(given.prior, dtype=jnp.dtype(given.dtype))
+    # A prepared network takes twice as long to compile, which one small image
+    # does not earn back.
+    pays = num_lanes * np.prod(prior.image_shape[:2]) >= 4 * 64**2
+    if pays and jax.default_backend() == 'cpu' and given.dtype == 'float32':
+        prior = prior.prepare()
+    return prior
+
+
+def input_sha256(name: str, path: str) -> str:
+    """The SHA-256 of a file that a flag names; refuses one that is not there."""
+    from invjax.priors import torch_file
+
+    if not os.path.isfile(path):
+        raise ValueError(f'there is no file {path}, which --{name} names.')
+    return torch_file.file_sha256(path)

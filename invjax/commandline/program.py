@@ -1,0 +1,58 @@
+"""How a binary runs: its flags are parsed, and a user's mistake is one sentence."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+from invjax.commandline.flags import Flags, Given
+
+_USAGE_ERROR = 2
+_INTERRUPTED = 130
+
+
+def run(
+    main: Callable[[Given], None],
+    flags: Flags,
+    argv: Sequence[str] | None = None,
+) -> None:
+    """Run a binary; leaves by `sys.exit` where something went wrong.
+
+    Args:
+        main: takes the values of the flags.
+        flags: of the binary.
+        argv: the name of the program and its arguments; by default those that
+            the process has.
+    """
+    try:
+        given = flags.parse(sys.argv if argv is None else argv)
+        if given.help:
+            print(flags.help())
+            return
+        # A run of the binary may be stopped like one in a terminal.
+        signal.signal(signal.SIGTERM, _interrupt)
+        main(given)
+    except (ValueError, OSError) as error:
+        _fail(_one_line(error))
+    except KeyboardInterrupt:
+        print('interrupted; what was written before stays.', file=sys.stderr)
+        # Threads of compilation cannot be interrupted, and would be waited for.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_INTERRUPTED)
+
+
+def _interrupt(signum, frame):
+    del signum, frame
+    raise KeyboardInterrupt
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f'{error.filename}: {error.strerror}.'
+    return ' '.join(str(error).split())
+
+
+def _fail(sentence: str):
+    print(f'error: {sentence}', file=sys.stderr)
+    sys.exit(_USAGE_ERROR)

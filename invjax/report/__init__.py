@@ -1,0 +1,1 @@
+"""What results look like: figures, tables and pages."""
