@@ -7,7 +7,7 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
 # make a decomposition of a second one of a minute.
 test: export OPENBLAS_NUM_THREADS = 1
 
-.PHONY: demo test test-slow lint
+.PHONY: demo test test-slow lint mutants
 demo: .venv/installed
 	$(BIN)/python -m experiments.demo --out=out/demo
 
@@ -16,6 +16,10 @@ test: .venv/installed-test
 
 test-slow: .venv/installed-test
 	$(BIN)/python -m pytest -m slow
+
+# Plants small faults and lists those that no test finds; takes an hour or two.
+mutants: .venv/installed-test
+	$(BIN)/python tests/mutants.py --count=300 --out=out/mutants
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -174,7 +174,8 @@ class Flags:
         if bounds is not None:
             words += f' ({bounds.words()})'
         if flag.default is not None and name != 'help':
-            words += f' [{flag.default_as_str or repr(flag.default)}]'
+            shown = flag.default_as_str or repr(flag.default)
+            words += ' [' + shown.strip("'") + ']'
         return words
 
     def parse(self, argv: Sequence[str]) -> Given:
@@ -186,6 +187,8 @@ class Flags:
         Raises:
             ValueError: one sentence on what is wrong with an argument.
         """
+        # What an earlier call has left.
+        self._values.unparse_flags()
         try:
             rest = self._values(list(argv))
         except flags.Error as error:

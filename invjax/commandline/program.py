@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 
 from invjax.commandline.flags import Flags, Given
@@ -30,7 +31,8 @@ def run(
             print(flags.help())
             return
         # A run of the binary may be stopped like one in a terminal.
-        signal.signal(signal.SIGTERM, _interrupt)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _interrupt)
         main(given)
     except (ValueError, OSError) as error:
         _fail(_one_line(error))

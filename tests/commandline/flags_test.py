@@ -1,0 +1,97 @@
+"""Flags: what they give, what they refuse, and that binaries do not share them."""
+
+import contextlib
+import importlib
+import io
+import pathlib
+
+from absl.testing import absltest, parameterized
+
+from invjax.commandline import program
+from invjax.commandline.flags import Flags
+
+_BINARIES = sorted(
+    path.stem
+    for path in (pathlib.Path(__file__).parents[2] / 'experiments').glob('*.py')
+    if not path.stem.startswith('_')
+)
+
+
+def make_flags():
+    flags = Flags('A binary.')
+    flags.number('zeta', None, 'Step size.', above=0, at_most=10, group='own')
+    flags.integer('count', 3, 'How many.', at_least=1)
+    flags.string('name', 'x', 'A name.', section='names')
+    return flags
+
+
+class FlagsTest(parameterized.TestCase):
+    def test_values_are_what_the_command_line_has_and_else_the_defaults(self):
+        given = make_flags().parse(['binary', '--zeta=2.5', '--name=y'])
+        self.assertEqual((given.zeta, given.count, given.name), (2.5, 3, 'y'))
+        self.assertEqual(given.groups['own'], {'zeta': 2.5})
+
+    def test_a_group_has_only_what_was_given(self):
+        self.assertEqual(make_flags().parse(['binary']).groups['own'], {})
+
+    def test_a_second_parse_forgets_the_first(self):
+        flags = make_flags()
+        flags.parse(['binary', '--count=7'])
+        self.assertEqual(flags.parse(['binary']).count, 3)
+
+    def test_values_do_not_change(self):
+        given = make_flags().parse(['binary'])
+        with self.assertRaisesRegex(AttributeError, 'flags do not change'):
+            given.count = 4
+
+    @parameterized.parameters(
+        ('--zeta=0', '--zeta must be above 0 and at most 10, got 0.'),
+        ('--zeta=10.5', '--zeta must be above 0 and at most 10, got 10.5.'),
+        ('--zeta=inf', '--zeta must be above 0 and at most 10, got inf.'),
+        ('--zeta=nan', '--zeta must be above 0 and at most 10, got nan.'),
+        ('--count=0', '--count must be at least 1 and at most 2147483647'),
+        ('--count=3000000000', '--count must be at least 1 and at most 2147'),
+        ('--count=big', 'flag --count=big'),
+        ('--cuont=1', "Unknown command line flag 'cuont'. Did you mean: count"),
+        ('count', "arguments must be flags, got 'count'"),
+    )
+    def test_a_mistake_is_one_sentence(self, argument, sentence):
+        with self.assertRaises(ValueError) as caught:
+            make_flags().parse(['binary', argument])
+        self.assertStartsWith(str(caught.exception), sentence)
+        self.assertNotIn('\n', str(caught.exception))
+
+    @parameterized.parameters(('--zeta=10', 10.0), ('--zeta=1e-9', 1e-9))
+    def test_a_bound_belongs_to_the_range_where_it_says_so(
+        self, argument, value
+    ):
+        self.assertEqual(make_flags().parse(['binary', argument]).zeta, value)
+
+    def test_help_has_each_flag_with_meaning_range_and_default(self):
+        text = ' '.join(make_flags().help().split())
+        self.assertStartsWith(text, 'A binary. general: --[no]help: Show')
+        self.assertIn('--zeta: Step size. (above 0 and at most 10)', text)
+        self.assertIn('--count: How many. (at least 1 and', text)
+        self.assertIn('[3]', text)
+        self.assertIn('names: --name: A name. [x]', text)
+
+
+class BinariesTest(parameterized.TestCase):
+    @parameterized.parameters(*_BINARIES)
+    def test_help_shows_the_flags_of_the_binary_and_no_library(self, name):
+        # All of them in one program, which absl's own object would not let.
+        binary = importlib.import_module(f'experiments.{name}')
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            program.run(binary.main, binary.FLAGS, [name, '--help'])
+        self.assertIn('general:\n', out.getvalue())
+        for foreign in ('--logtostderr', '--jax_', '--pymdb', '--flagfile'):
+            self.assertNotIn(foreign, out.getvalue())
+        # A flag that nobody describes is one that nobody can use.
+        for line in out.getvalue().splitlines():
+            if line.startswith('  --'):
+                self.assertRegex(line, r'^  --\S+: \S')
+
+
+if __name__ == '__main__':
+    absltest.main()
