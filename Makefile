@@ -1,13 +1,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
-# Compiled programs are kept, so that a second run starts at once.
-export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
-
 # Two processes test at once; threads of numpy's that wait for each other in both
 # make a decomposition of a second one of a minute.
 test: export OPENBLAS_NUM_THREADS = 1
 
-.PHONY: demo test test-slow lint mutants
+.PHONY: demo test test-slow lint mutants shell
 demo: .venv/installed
 	$(BIN)/python -m experiments.demo --out=out/demo
 
@@ -16,6 +13,10 @@ test: .venv/installed-test
 
 test-slow: .venv/installed-test
 	$(BIN)/python -m pytest -m slow
+
+# A shell in which `python` and `invjax` are those of the environment.
+shell: .venv/installed
+	PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/.venv" $${SHELL:-bash}
 
 # Plants small faults and lists those that no test finds; takes an hour or two.
 mutants: .venv/installed-test

@@ -14,6 +14,7 @@ whose values are passed on; `invjax.methods.METHODS` has them all, and
 
 import importlib.metadata
 
+from invjax import compiled
 from invjax.measurement import measure
 from invjax.methods import METHODS as _METHODS
 from invjax.methods import Method
@@ -28,6 +29,7 @@ except importlib.metadata.PackageNotFoundError:
     # The source alone, which nobody has installed.
     __version__ = '0+unknown'
 
+compiled.keep_programs()
 globals().update(_METHODS)
 
 __all__ = [

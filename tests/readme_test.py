@@ -1,0 +1,107 @@
+"""README: its lines of Python run, as they stand and as cells of a notebook."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+
+from absl.testing import absltest
+
+from invjax import images
+
+_ROOT = pathlib.Path(__file__).parents[1]
+_EXAMPLES = re.findall(
+    r'```python\n(.*?)```', (_ROOT / 'README.md').read_text(), re.DOTALL
+)
+# Runs each cell as a notebook does, and shows what the last line gives. A class
+# of `__main__` that is defined anew must be the one that runs.
+_NOTEBOOK = """
+import ast, sys
+
+def run_cell(text, namespace):
+    body = ast.parse(text).body
+    last = body.pop() if isinstance(body[-1], ast.Expr) else None
+    exec(compile(ast.Module(body, []), '<cell>', 'exec'), namespace)
+    if last is not None:
+        return eval(compile(ast.Expression(last.value), '<cell>', 'eval'),
+                    namespace)
+
+import __main__
+cells = sys.stdin.read().split('\\n# %%\\n')
+for cell in cells:
+    shown = run_cell(cell, __main__.__dict__)
+    if shown is not None:
+        print('HTML', len(shown._repr_html_()))
+        print('TEXT', len(repr(shown)), repr(shown).count(chr(10)) + 1)
+"""
+
+
+def run_cells(cells, folder):
+    text = '\n# %%\n'.join(cells).replace('num_steps=100', 'num_steps=2')
+    return subprocess.run(
+        [sys.executable, '-c', _NOTEBOOK],
+        input=text.replace("'out/", f"'{folder}/"),
+        cwd=_ROOT,
+        env={
+            **os.environ,
+            'PYTHONPATH': str(_ROOT),
+            # What runs once takes longer to optimise than to run.
+            'XLA_FLAGS': '--xla_backend_optimization_level=0',
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+class ReadmeTest(absltest.TestCase):
+    def test_the_python_examples_run_and_show_themselves_in_a_notebook(self):
+        self.assertGreaterEqual(len(_EXAMPLES), 3)
+        self.assertIn('num_steps=100', _EXAMPLES[0])
+        # A restoration is five statements.
+        self.assertLen(_EXAMPLES[0].strip().split('\n\n')[1].split('\n'), 6)
+        with tempfile.TemporaryDirectory() as folder:
+            cells = [_EXAMPLES[0], 'prior', 'measured', 'restored']
+            done = run_cells([*cells[:1], *cells[2:], *_EXAMPLES[1:]], folder)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            x = images.read_image(pathlib.Path(folder) / 'restored.png')
+            self.assertEqual(getattr(x, 'x', x[0]).shape, (64, 64, 3))
+        html = re.findall(r'HTML (\d+)', done.stdout)
+        text = re.findall(r'TEXT (\d+) (\d+)', done.stdout)
+        self.assertLen(html, 2)
+        for number in html:
+            self.assertGreater(int(number), 10_000)  # Two pictures at least.
+        for length, lines in text:
+            self.assertLess(int(length), 600)
+            self.assertLessEqual(int(lines), 4)
+
+    def test_a_method_that_is_defined_anew_in_a_notebook_runs_anew(self):
+        cells = [
+            _EXAMPLES[0],
+            'class Copy(invjax.Method):\n'
+            '    def update(self, key, x_t, state, step, problem, prior):\n'
+            '        _, _, info = invjax.unconditional().update(\n'
+            '            key, x_t, state, step, problem, prior)\n'
+            '        return x_t * 0 + VALUE, state, info\n'
+            'x = invjax.restore(measured, prior, Copy(), num_steps=100).image\n'
+            "print('MEAN', x.mean())",
+        ]
+        with tempfile.TemporaryDirectory() as folder:
+            done = run_cells(
+                [
+                    cells[0],
+                    cells[1].replace('VALUE', '0.25'),
+                    cells[1].replace('VALUE', '0.75'),
+                ],
+                folder,
+            )
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(
+            re.findall(r'MEAN (\S+)', done.stdout), ['0.25', '0.75']
+        )
+
+
+if __name__ == '__main__':
+    absltest.main()
