@@ -250,7 +250,9 @@ def run_batches(
 def _checked_steps(lanes: Lanes, prior, num_steps) -> Steps:
     alpha_bar = np.asarray(prior.alpha_bar)
     lanes.methods.check(len(alpha_bar))
-    lanes.methods.check_operator(lanes.problems.operator)
+    # Of one problem: what is stacked has other shapes than it declares.
+    one = jax.tree.map(lambda leaf: leaf[0], lanes.problems)
+    lanes.methods.check_operator(one.operator)
     return schedule.reverse_steps(alpha_bar, num_steps)
 
 

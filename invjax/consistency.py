@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jax.scipy.sparse.linalg import cg
 
 from invjax.problem import Problem
+from invjax.types import MaskOperator, SpectralOperator
 
 _TOLERANCE = 1e-5
 _MAX_STEPS = 100
@@ -62,11 +63,11 @@ def correction(
         size = jnp.linalg.norm(variance(image)) / jnp.maximum(length, 1e-12)
         floor = jnp.maximum(noise_var, _CUT**2 * size)
         return _solve(problem, residual, variance, floor, max_steps)
-    if jnp.ndim(variance) == 0 and hasattr(operator, 'spectrum'):
+    if jnp.ndim(variance) == 0 and isinstance(operator, SpectralOperator):
         spectrum = operator.spectrum()
         gain = _gain(spectrum.singular, variance, noise_var)
         return spectrum.to_x(gain * spectrum.of_y(residual))
-    if hasattr(operator, 'mask_of_x'):
+    if isinstance(operator, MaskOperator):
         # A selection of values: A diag(r^2) A^T is diagonal too.
         selected = operator.mask_of_x()
         gain = selected / jnp.where(selected > 0, variance + noise_var, 1)
@@ -107,7 +108,7 @@ def squared_distance(
         noise_var: sigma^2, (), above 0.
     """
     operator = problem.operator
-    if hasattr(operator, 'spectrum'):
+    if isinstance(operator, SpectralOperator):
         spectrum = operator.spectrum()
         total = variance * spectrum.singular**2 + noise_var
         return jnp.sum(jnp.abs(spectrum.of_y(residual)) ** 2 / total)

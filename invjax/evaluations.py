@@ -17,9 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from invjax import sweep
-from invjax.diffusion import Prediction
+from invjax import batch
+from invjax.methods import Method
 from invjax.problem import Problem
+from invjax.types import Prediction
 
 
 class Evaluations(NamedTuple):
@@ -39,10 +40,6 @@ class Evaluations(NamedTuple):
 # keeps the functions that write to it: a counter of its own for each call would
 # compile each anew.
 _noted = []
-
-
-# These stop by what they see, so that their number is the prior's own.
-_STOP_BY_VALUE = ('sitcom',)
 
 
 @jax.custom_vjp
@@ -84,6 +81,10 @@ class _Counted:
     def alpha_bar(self):
         return self.prior.alpha_bar
 
+    @property
+    def image_shape(self):
+        return self.prior.image_shape
+
     def __call__(self, x_t: jax.Array, t: jax.typing.ArrayLike) -> Prediction:
         return self.prior(_tap(x_t, t), t)
 
@@ -115,11 +116,7 @@ def _stand_in(problem: Problem, prior) -> _StandIn:
 
 
 def count(
-    problem: Problem,
-    prior,
-    method: str,
-    num_steps: int | str = 100,
-    **settings: float | str | bool,
+    problem: Problem, prior, method: Method, num_steps: int | str = 100
 ) -> Evaluations:
     """Count the network evaluations of one restoration, by running it.
 
@@ -128,25 +125,18 @@ def count(
             number is of this one.
         prior: it is run by such methods alone. Of the others' stand-in it gives
             the schedule, and whether a variance is learned.
-        method: a name of CONDITIONERS.
+        method: the value.
         num_steps: any form that `schedule.respace` takes.
-        **settings: see `sweep.restore`.
 
     Raises:
-        ValueError: see `sweep.run_batches`.
+        ValueError: see `batch.run_batches`.
     """
-    if method not in _STOP_BY_VALUE:
+    if not method.stops_by_value:
         prior = _stand_in(problem, prior)
     # What an interrupted call has left.
     jax.effects_barrier()
     _noted.clear()
-    sweep.restore(
-        problem,
-        _Counted(prior),
-        method,
-        num_steps,
-        key=jax.random.key(0),
-        **settings,
-    )
+    lanes = batch.make_lanes(jax.random.key(0), [problem], [method])
+    batch.run_lanes(lanes, _Counted(prior), num_steps)
     jax.effects_barrier()
     return Evaluations(_noted.count('forward'), _noted.count('backward'))

@@ -205,9 +205,15 @@ def _define(flags: Flags, name: str, kind: type, group: str) -> None:
         flags.string(name, None, '', section=None, group=group)
 
 
-def check_method(given: Given, method: str) -> None:
-    """Refuse what stands on the command line for a method, before loading."""
-    restoration.resolve(method, settings=settings_of(given))
+def check_method(
+    given: Given, method: str, more: Mapping[str, Any] | None = None
+) -> None:
+    """Refuse what stands on the command line for a method, before loading.
+
+    Args:
+        more: settings beside those of the flags.
+    """
+    restoration.resolve(method, settings={**settings_of(given), **(more or {})})
 
 
 def define_grid(flags: Flags) -> None:

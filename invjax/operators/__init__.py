@@ -1,16 +1,7 @@
 """Degradations: how a measurement comes about from an image.
 
-An operator is a pytree with
-
-    forward(x) -> y     A x; y may have another shape than x
-    adjoint(y) -> x     A^T y; only linear operators have it
-    pinv(y) -> x        A^+ y where that is cheap, else a guess of x's shape
-    support() -> array  broadcasts to y; 1 where y carries data, else 0
-    describe() -> dict  its parameters as plain data, for a result's record
-    spectrum()          see `spectrum.py`; only where it is cheap, and then all
-                        inner problems of the methods are solved in closed form
-
-and a task is a function of a key, the image's shape (H, W, C) and its own
+What an operator is says `invjax.types`; each is a pytree, and they compose:
+`blur >> downsampling`. A task is a function of a key, the image's shape (H, W, C) and its own
 keyword arguments that returns one. A line here makes it a choice of `--task`,
 a row of the contract tests and a row of the tables.
 """
@@ -66,12 +57,13 @@ def parameters(task: str) -> dict[str, type]:
             f'task must be one of {", ".join(OPERATORS)}, got {task!r}.'
         )
     signature = inspect.signature(OPERATORS[task])
+    hints = typing.get_type_hints(OPERATORS[task])
     found = {}
     for name, parameter in signature.parameters.items():
         if parameter.kind is parameter.KEYWORD_ONLY:
             # `int | None` is an int with a default in proportion to the image.
-            kinds = typing.get_args(parameter.annotation)
-            found[name] = kinds[0] if kinds else parameter.annotation
+            kinds = typing.get_args(hints[name])
+            found[name] = kinds[0] if kinds else hints[name]
     return found
 
 

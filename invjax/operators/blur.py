@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
 
+from invjax.operators.base import Composable
 from invjax.operators.separable import Factor, Separable
-from invjax.operators.spectrum import Spectrum
+from invjax.types import Spectrum
 
 
 def gaussian_kernel(size: int, std: float) -> np.ndarray:
@@ -92,19 +93,33 @@ def gaussian_deblur(
             'blur_std': jnp.asarray(blur_std, jnp.float32),
         },
         kind='GaussianBlur',
+        num_channels=image_shape[-1],
     )
 
 
-class Convolution(flax.struct.PyTreeNode):
+class Convolution(Composable, flax.struct.PyTreeNode):
     """Circular convolution of each channel with one kernel.
 
     Attributes:
         transfer: (H, W, 1) complex, the kernel's Fourier transform.
         parameters: () each, by name, for records.
+        num_channels: C of the images. Static.
     """
 
     transfer: jax.Array
     parameters: dict[str, jax.Array]
+    num_channels: int = flax.struct.field(pytree_node=False, default=3)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C)."""
+        height, width, _ = np.shape(self.transfer)[-3:]
+        return height, width, self.num_channels
+
+    @property
+    def measurement_shape(self) -> tuple[int, ...]:
+        """Shape of y."""
+        return self.image_shape
 
     def forward(self, x: jax.Array) -> jax.Array:
         """Map an image, (H, W, C), to its measurement, (H, W, C)."""
@@ -124,6 +139,10 @@ class Convolution(flax.struct.PyTreeNode):
         kept = share > 1e-3 * jnp.max(share)
         inverse = kept / jnp.where(kept, self.transfer, 1)
         return _from_waves(inverse * _waves(y))
+
+    def guess(self, y: jax.Array) -> jax.Array:
+        """The pseudo-inverse, (H, W, C)."""
+        return self.pinv(y)
 
     def support(self) -> jax.Array:
         """Where a measurement carries data: everywhere, (1, 1, 1)."""
@@ -258,4 +277,5 @@ def convolution(
             n: jnp.asarray(v, jnp.result_type(type(v)))
             for n, v in (parameters or {}).items()
         },
+        image_shape[-1],
     )

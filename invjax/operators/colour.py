@@ -5,17 +5,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from invjax.operators.spectrum import Spectrum
+from invjax.operators.base import Composable
+from invjax.types import Spectrum
 
 
-class ChannelMean(flax.struct.PyTreeNode):
+class ChannelMean(Composable, flax.struct.PyTreeNode):
     """y[i, j] = mean over c of x[i, j, c], one grey channel.
 
     Attributes:
         basis: (C, C) orthonormal; the first column is constant.
+        image_shape: (H, W, C). Static.
     """
 
     basis: jax.Array
+    image_shape: tuple[int, int, int] = flax.struct.field(pytree_node=False)
+
+    @property
+    def measurement_shape(self) -> tuple[int, ...]:
+        """(H, W, 1)."""
+        return (*self.image_shape[:2], 1)
 
     def forward(self, x: jax.Array) -> jax.Array:
         """Map an image, (H, W, C), to its measurement, (H, W, 1)."""
@@ -28,6 +36,10 @@ class ChannelMean(flax.struct.PyTreeNode):
     def pinv(self, y: jax.Array) -> jax.Array:
         """Map (H, W, 1) to the least-norm image that measures to it: grey."""
         return jnp.repeat(y, len(self.basis), axis=-1)
+
+    def guess(self, y: jax.Array) -> jax.Array:
+        """The pseudo-inverse, (H, W, C)."""
+        return self.pinv(y)
 
     def support(self) -> jax.Array:
         """Where a measurement carries data: everywhere, (1, 1, 1)."""
@@ -61,4 +73,4 @@ def colorization(
     columns[:, 0] = 1
     basis, _ = np.linalg.qr(columns)
     basis[:, 0] = 1 / np.sqrt(num_channels)
-    return ChannelMean(jnp.asarray(basis, jnp.float32))
+    return ChannelMean(jnp.asarray(basis, jnp.float32), image_shape)

@@ -70,4 +70,10 @@ def super_resolution(
         for length in (height, width)
     )
     parameters = {'factor': jnp.asarray(factor, jnp.int32)}
-    return Separable(rows, columns, parameters, kind=f'Downsampling, {filter}')
+    return Separable(
+        rows,
+        columns,
+        parameters,
+        kind=f'Downsampling, {filter}',
+        num_channels=image_shape[-1],
+    )

@@ -5,9 +5,12 @@ from collections.abc import Callable
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from invjax.operators.base import Composable, shape_of_measurement
 
 
-class Function(flax.struct.PyTreeNode):
+class Function(Composable, flax.struct.PyTreeNode):
     """A function of an image, linear or not.
 
         operator = Function.of(lambda x: jnp.tanh(3 * x), image_shape)
@@ -25,6 +28,16 @@ class Function(flax.struct.PyTreeNode):
     function: Callable = flax.struct.field(pytree_node=False)
     arguments: tuple
     blank: jax.Array
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C)."""
+        return np.shape(self.blank)[-3:]
+
+    @property
+    def measurement_shape(self) -> tuple[int, ...]:
+        """Shape of y."""
+        return shape_of_measurement(self)
 
     @classmethod
     def of(
@@ -51,7 +64,7 @@ class Function(flax.struct.PyTreeNode):
         """Map an image, (H, W, C), to its measurement."""
         return self.function(x, *self.arguments)
 
-    def pinv(self, y: jax.Array) -> jax.Array:
+    def guess(self, y: jax.Array) -> jax.Array:
         """A guess at the image, (H, W, C): grey, since nothing is known."""
         del y
         return self.blank
@@ -77,6 +90,6 @@ class Linear(Function):
         (x,) = jax.linear_transpose(self.forward, self.blank)(y)
         return x
 
-    def pinv(self, y: jax.Array) -> jax.Array:
+    def guess(self, y: jax.Array) -> jax.Array:
         """A guess at the image, (H, W, C): A^T y."""
         return self.adjoint(y)

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from invjax.operators.spectrum import Spectrum
+from invjax.operators.base import Composable
+from invjax.types import Spectrum
 
 
 @flax.struct.dataclass
-class Mask:
+class Mask(Composable):
     """Multiplication by a mask.
 
         y[i, j, c] = mask[i, j] x[i, j, c]
@@ -25,9 +26,22 @@ class Mask:
 
     Attributes:
         mask: (H, W, 1), 1 where a pixel is observed, else 0.
+        num_channels: C of the images. Static.
     """
 
     mask: jax.Array
+    num_channels: int = flax.struct.field(pytree_node=False, default=3)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C)."""
+        height, width, _ = np.shape(self.mask)[-3:]
+        return height, width, self.num_channels
+
+    @property
+    def measurement_shape(self) -> tuple[int, ...]:
+        """Shape of y."""
+        return self.image_shape
 
     def forward(self, x: jax.Array) -> jax.Array:
         """Map an image, (H, W, C), to its measurement, (H, W, C)."""
@@ -40,6 +54,10 @@ class Mask:
     def pinv(self, y: jax.Array) -> jax.Array:
         """Map (H, W, C) to the least-norm image that measures to it."""
         return self.mask * y
+
+    def guess(self, y: jax.Array) -> jax.Array:
+        """The pseudo-inverse, (H, W, C)."""
+        return self.pinv(y)
 
     def support(self) -> jax.Array:
         """Where a measurement carries data, (H, W, 1)."""
@@ -101,7 +119,7 @@ def box_inpainting(
         ValueError: if a size is no whole number, or the box with its margins
             does not fit the image.
     """
-    height, width, _ = image_shape
+    height, width, num_channels = image_shape
     side = min(height, width)
     box_size = side // 2 if box_size is None else box_size
     box_margin = side // 16 if box_margin is None else box_margin
@@ -125,7 +143,7 @@ def box_inpainting(
     inside = (
         (rows >= 0) & (rows < box_size) & (columns >= 0) & (columns < box_size)
     )
-    return Mask(jnp.asarray(~inside, jnp.float32)[..., None])
+    return Mask(jnp.asarray(~inside, jnp.float32)[..., None], num_channels)
 
 
 def random_inpainting(
@@ -149,15 +167,15 @@ def random_inpainting(
         raise ValueError(
             f'drop_fraction must be from 0 to 1, got {drop_fraction}.'
         )
-    height, width, _ = image_shape
+    height, width, num_channels = image_shape
     num_dropped = round(drop_fraction * height * width)
     order = jax.random.permutation(key, height * width)
     mask = jnp.asarray(order >= num_dropped, jnp.float32)
-    return Mask(mask.reshape(height, width, 1))
+    return Mask(mask.reshape(height, width, 1), num_channels)
 
 
 def denoising(key: jax.Array, image_shape: tuple[int, int, int]) -> Mask:
     """Nothing is missing: A is the identity, and only noise is to be removed."""
     del key
-    height, width, _ = image_shape
-    return Mask(jnp.ones((height, width, 1)))
+    height, width, num_channels = image_shape
+    return Mask(jnp.ones((height, width, 1)), num_channels)

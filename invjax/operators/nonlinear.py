@@ -6,10 +6,11 @@ import jax.numpy as jnp
 import jax.scipy.fft
 import numpy as np
 
+from invjax.operators.base import Composable, shape_of_measurement
 from invjax.operators.blur import blur_matrix, gaussian_kernel
 
 
-class PhaseRetrieval(flax.struct.PyTreeNode):
+class PhaseRetrieval(Composable, flax.struct.PyTreeNode):
     """Magnitudes of the Fourier transform of the image with a margin.
 
         y = |F pad(x)|,  F of unit norm
@@ -25,6 +26,16 @@ class PhaseRetrieval(flax.struct.PyTreeNode):
     blank: jax.Array
     margin: int = flax.struct.field(pytree_node=False)
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C)."""
+        return np.shape(self.blank)[-3:]
+
+    @property
+    def measurement_shape(self) -> tuple[int, ...]:
+        """Shape of y."""
+        return shape_of_measurement(self)
+
     def forward(self, x: jax.Array) -> jax.Array:
         """Map (H, W, C) to magnitudes, (H + 2 m, W + 2 m, C)."""
         edge = (self.margin, self.margin)
@@ -34,7 +45,7 @@ class PhaseRetrieval(flax.struct.PyTreeNode):
         # The root has no gradient at zero; the offset is far below any noise.
         return jnp.sqrt(waves.real**2 + waves.imag**2 + 1e-12)
 
-    def pinv(self, y: jax.Array) -> jax.Array:
+    def guess(self, y: jax.Array) -> jax.Array:
         """A guess at the image, (H, W, C): that of phase zero."""
         x = jnp.fft.ifft2(y, axes=(0, 1), norm='ortho').real
         height, width, _ = self.blank.shape
@@ -78,7 +89,7 @@ def phase_retrieval(
     return PhaseRetrieval(jnp.zeros(image_shape), margin)
 
 
-class Clipping(flax.struct.PyTreeNode):
+class Clipping(Composable, flax.struct.PyTreeNode):
     """y = clip(gain x, -1, 1): an overexposed picture.
 
     Attributes:
@@ -86,12 +97,18 @@ class Clipping(flax.struct.PyTreeNode):
     """
 
     gain: jax.Array
+    image_shape: tuple[int, int, int] = flax.struct.field(pytree_node=False)
+
+    @property
+    def measurement_shape(self) -> tuple[int, ...]:
+        """Shape of y."""
+        return self.image_shape
 
     def forward(self, x: jax.Array) -> jax.Array:
         """Map (H, W, C) to (H, W, C)."""
         return jnp.clip(self.gain * x, -1, 1)
 
-    def pinv(self, y: jax.Array) -> jax.Array:
+    def guess(self, y: jax.Array) -> jax.Array:
         """The least image, (H, W, C), that measures to y."""
         return jnp.clip(y, -1, 1) / self.gain
 
@@ -116,10 +133,10 @@ def high_dynamic_range(
     Raises:
         ValueError: if it is not above 0.
     """
-    del key, image_shape
+    del key
     if not 0 < gain < np.inf:
         raise ValueError(f'gain must be above 0 and finite, got {gain}.')
-    return Clipping(jnp.asarray(gain, jnp.float32))
+    return Clipping(jnp.asarray(gain, jnp.float32), image_shape)
 
 
 # ITU-T T.81, Annex K, tables K.1 and K.2.
@@ -153,7 +170,7 @@ _TO_YCBCR = np.array(
 )
 
 
-class Jpeg(flax.struct.PyTreeNode):
+class Jpeg(Composable, flax.struct.PyTreeNode):
     """The loss of a JPEG file without chroma subsampling.
 
     Rounding has no useful gradient; the identity's is taken in its place.
@@ -165,6 +182,12 @@ class Jpeg(flax.struct.PyTreeNode):
 
     tables: jax.Array
     quality: jax.Array
+    image_shape: tuple[int, int, int] = flax.struct.field(pytree_node=False)
+
+    @property
+    def measurement_shape(self) -> tuple[int, ...]:
+        """Shape of y."""
+        return self.image_shape
 
     def forward(self, x: jax.Array) -> jax.Array:
         """Map (H, W, 3) to what the file would show, (H, W, 3)."""
@@ -187,7 +210,7 @@ class Jpeg(flax.struct.PyTreeNode):
         inverse = np.linalg.inv(_TO_YCBCR)
         return jnp.matmul(colours, inverse.T, precision=highest) / 127.5
 
-    def pinv(self, y: jax.Array) -> jax.Array:
+    def guess(self, y: jax.Array) -> jax.Array:
         """A guess at the image, (H, W, 3): the file's own picture."""
         return y
 
@@ -224,11 +247,13 @@ def jpeg(
     tables = np.stack([_LUMINANCE, _CHROMINANCE, _CHROMINANCE], axis=-1)
     tables = np.clip(np.floor((tables * scale + 50) / 100), 1, 255)
     return Jpeg(
-        jnp.asarray(tables, jnp.float32), jnp.asarray(quality, jnp.int32)
+        jnp.asarray(tables, jnp.float32),
+        jnp.asarray(quality, jnp.int32),
+        image_shape,
     )
 
 
-class LightBlur(flax.struct.PyTreeNode):
+class LightBlur(Composable, flax.struct.PyTreeNode):
     """A blur of light, seen in a picture whose values are its gamma curve.
 
         y = f(B f^{-1}(x)),  f^{-1}(x) = ((x + 1) / 2)^2.2
@@ -243,6 +268,12 @@ class LightBlur(flax.struct.PyTreeNode):
     rows: jax.Array
     columns: jax.Array
     std: jax.Array
+    image_shape: tuple[int, int, int] = flax.struct.field(pytree_node=False)
+
+    @property
+    def measurement_shape(self) -> tuple[int, ...]:
+        """Shape of y."""
+        return self.image_shape
 
     def forward(self, x: jax.Array) -> jax.Array:
         """Map (H, W, C) to (H, W, C)."""
@@ -257,7 +288,7 @@ class LightBlur(flax.struct.PyTreeNode):
         )
         return 2 * light ** (1 / 2.2) - 1
 
-    def pinv(self, y: jax.Array) -> jax.Array:
+    def guess(self, y: jax.Array) -> jax.Array:
         """A guess at the image, (H, W, C): the blurred one."""
         return y
 
@@ -307,4 +338,5 @@ def nonlinear_deblur(
             for length in (height, width)
         ),
         std=jnp.asarray(blur_std, jnp.float32),
+        image_shape=image_shape,
     )

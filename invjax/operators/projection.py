@@ -6,10 +6,11 @@ import jax.numpy as jnp
 import jax.scipy.fft
 import numpy as np
 
-from invjax.operators.spectrum import Spectrum
+from invjax.operators.base import Composable
+from invjax.types import Spectrum
 
 
-class RandomProjection(flax.struct.PyTreeNode):
+class RandomProjection(Composable, flax.struct.PyTreeNode):
     """Some coefficients of the cosine transform of x with random signs.
 
         y = M D (s * x),
@@ -25,6 +26,16 @@ class RandomProjection(flax.struct.PyTreeNode):
     mask: jax.Array
     signs: jax.Array
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C)."""
+        return np.shape(self.mask)[-3:]
+
+    @property
+    def measurement_shape(self) -> tuple[int, ...]:
+        """Shape of y."""
+        return self.image_shape
+
     def forward(self, x: jax.Array) -> jax.Array:
         """Map an image, (H, W, C), to its measurement, (H, W, C)."""
         return self.mask * self._of_x(x)
@@ -36,6 +47,10 @@ class RandomProjection(flax.struct.PyTreeNode):
     def pinv(self, y: jax.Array) -> jax.Array:
         """Map (H, W, C) to the least-norm image that measures to it."""
         return self.adjoint(y)
+
+    def guess(self, y: jax.Array) -> jax.Array:
+        """The pseudo-inverse, (H, W, C)."""
+        return self.pinv(y)
 
     def support(self) -> jax.Array:
         """Where a measurement carries data, (H, W, C)."""

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from invjax.operators.spectrum import Spectrum
+from invjax.operators.base import Composable
+from invjax.types import Spectrum
 
 
 class Factor(flax.struct.PyTreeNode):
@@ -47,7 +48,7 @@ class Factor(flax.struct.PyTreeNode):
         return cls(**{n: jnp.asarray(v, jnp.float32) for n, v in parts.items()})
 
 
-class Separable(flax.struct.PyTreeNode):
+class Separable(Composable, flax.struct.PyTreeNode):
     """A linear operator of one matrix along columns and one along rows.
 
     Attributes:
@@ -55,13 +56,27 @@ class Separable(flax.struct.PyTreeNode):
         columns: C, of the second.
         parameters: () each, by name. They only say what the matrices are; as
             leaves, so that another width is no other program.
-        kind: a name for records.
+        kind: a name for records. Static, as the next.
+        num_channels: C of the images.
     """
 
     rows: Factor
     columns: Factor
     parameters: dict[str, jax.Array]
     kind: str = flax.struct.field(pytree_node=False)
+    num_channels: int = flax.struct.field(pytree_node=False, default=3)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C)."""
+        sides = (np.shape(f.matrix)[-1] for f in (self.rows, self.columns))
+        return (*sides, self.num_channels)
+
+    @property
+    def measurement_shape(self) -> tuple[int, ...]:
+        """(h, w, C)."""
+        sides = (np.shape(f.matrix)[-2] for f in (self.rows, self.columns))
+        return (*sides, self.num_channels)
 
     def forward(self, x: jax.Array) -> jax.Array:
         """Map an image, (H, W, C), to its measurement, (h, w, C)."""
@@ -74,6 +89,10 @@ class Separable(flax.struct.PyTreeNode):
     def pinv(self, y: jax.Array) -> jax.Array:
         """Map (h, w, C) to the least-norm image that measures to it."""
         return _apply(self.rows.pinv, self.columns.pinv, y)
+
+    def guess(self, y: jax.Array) -> jax.Array:
+        """The pseudo-inverse, (H, W, C)."""
+        return self.pinv(y)
 
     def support(self) -> jax.Array:
         """Where a measurement carries data: everywhere, (1, 1, 1)."""
