@@ -16,53 +16,72 @@ import jax.numpy as jnp
 import numpy as np
 
 from invjax import sampler
-from invjax.conditioners.base import Conditioner, guided_step, noise_start
-from invjax.diffusion import Prediction, Transition, tweedie
+from invjax.diffusion import tweedie
+from invjax.methods.base import Method, guided_step
 from invjax.priors.gaussian import Posterior, at_time, likelihood_score
+from invjax.problem import Problem
 from invjax.schedule import Steps
+from invjax.types import Prediction
 
 _NUM_DIRECTIONS = 128
 
 
-def exact_guidance(posterior, transition: Transition) -> Conditioner:
+class ExactGuidance(Method):
     """Guidance by grad_{x_t} log p(y | x_t) itself, in closed form.
 
-    Args:
-        posterior: p(x_0 | y) as a prior, on the schedule of the prior that the
-            sampler is given.
+    The posterior p(x_0 | y) as a prior, on the schedule of the prior that the
+    sampler is given, is the sampler's state: a method has numbers alone.
+
+    Attributes:
         transition: how a step is taken.
     """
 
-    def update(key, x_t, state, step, problem, prior):
+    name = 'exact'
+
+    def update(self, key, x_t, state, step, problem, prior):
         _, noise_var_t = at_time(prior, step.t)
-        score = likelihood_score(prior, posterior, x_t, step.t)
+        score = likelihood_score(prior, state, x_t, step.t)
         eps = prior(x_t, step.t).eps - jnp.sqrt(noise_var_t) * score
         x0_hat = tweedie(x_t, eps, step.alpha_bar_t)
         x_s, info = guided_step(
-            key, x_t, x0_hat, Prediction(eps), step, problem, transition
+            key,
+            x_t,
+            x0_hat,
+            Prediction(eps),
+            step,
+            problem,
+            self.transition,
         )
         return x_s, state, info
 
-    return Conditioner(start=noise_start, update=update)
 
-
-@functools.partial(jax.jit, static_argnames=('make', 'num_samples'))
-def draw(key, make, arguments, steps: Steps, problem, prior, num_samples: int):
+@functools.partial(jax.jit, static_argnames='num_samples')
+def draw(
+    key: jax.Array,
+    method: Method,
+    steps: Steps,
+    problem: Problem,
+    prior,
+    num_samples: int,
+    posterior=None,
+):
     """Samples of one problem through the shipped scan, (num_samples, H, W, C).
 
     Args:
         key: of all samples.
-        make: (*arguments) -> Conditioner, static.
-        arguments: arrays or pytrees, traced.
+        method: the value.
         steps: see `schedule.reverse_steps`.
         problem: see `invjax.problem`.
         prior: (x_t, t) -> Prediction.
         num_samples: static.
+        posterior: of `ExactGuidance`, which has it in place of a state.
     """
-    conditioner = make(*arguments)
 
     def one(key):
-        return sampler.sample(key, steps, problem, prior, conditioner)[0]
+        x, state = sampler.start(key, steps, problem, method)
+        carry = (x, state if posterior is None else posterior)
+        carry, _ = sampler.run(key, carry, steps, problem, prior, method)
+        return sampler.finish(key, carry, problem, method)
 
     return jax.vmap(one)(jax.random.split(key, num_samples))
 

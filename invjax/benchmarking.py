@@ -1,0 +1,428 @@
+"""What a step costs, and how near it comes to what the machine can do.
+
+Times are medians of several rounds, and a DPS or ScoreALD step is timed as the
+sampler runs it. The ceiling is a large float32 matrix product in the same
+process. Beside a Python that has PyTorch and deepinv the same networks run in
+turn with ours (`comparison/benchmark_peer.py`): forward against forward, and a
+DPS step of ours against the bare gradient of PyTorch's network.
+
+The network of `ffhq256` has random weights. Its compile time and peak memory
+are taken in processes of their own.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from invjax import batch as batching
+from invjax import operators, problem, schedule
+from invjax.comparison import memory, peer
+from invjax.methods import METHODS
+from invjax.priors import checkpoint
+from invjax.priors.unet import NetworkPrior, UNet
+
+NETWORKS = ('faces64', 'ffhq256')
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """What is measured.
+
+    Attributes:
+        networks: of NETWORKS.
+        batches: images at once.
+        rounds: of each time.
+        peer: a Python that can import torch and deepinv, or None.
+        dtype: of the computation, 'float32' or 'bfloat16'.
+        prepare: on a CPU in float32, convolutions by minimal filtering.
+        remat: recompute blocks in the gradient to save memory.
+    """
+
+    networks: Sequence[str] = NETWORKS
+    batches: Sequence[int] = (1, 8)
+    rounds: int = 5
+    peer: str | None = None
+    dtype: str = 'float32'
+    prepare: bool = True
+    remat: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What came out.
+
+    Attributes:
+        ceiling: FLOP/s of a large matrix product.
+        rows: dicts, one a network, batch and kind of step.
+        others: name to what was measured besides, in words.
+        dtype: of the computation.
+    """
+
+    ceiling: float
+    rows: Sequence[dict]
+    others: Sequence[tuple[str, str]]
+    dtype: str
+
+
+# Of the sampler in each timed call; a step of the large one takes seconds.
+_STEPS = {'faces64': 10, 'ffhq256': 3}
+_CEILING_SIDE = 3072
+_T = 500
+# The most images of 256 x 256 at once on a CPU.
+_LARGEST_ON_CPU = 1
+
+
+def check(asked: Benchmark) -> None:
+    """Refuse, with a ValueError, networks that there are not."""
+    for name in asked.networks:
+        if name not in NETWORKS:
+            raise ValueError(
+                f'--networks must be of {" and ".join(NETWORKS)}, got {name!r}.'
+            )
+
+
+def measure(asked: Benchmark, say: Callable[[str], None] = print) -> Measured:
+    """Measure all; `say` is called with a line a row."""
+    rows, others = [], []
+    with _peer(asked) as ask:
+        ceiling = _ceiling()
+        for name in asked.networks:
+            prior, seconds = _timed(lambda name=name: _prior(name, asked))
+            others.append((f'{name}: load', f'{seconds:.1f} s'))
+            for batch in asked.batches:
+                is_cpu = jax.default_backend() == 'cpu'
+                if name == 'ffhq256' and is_cpu and batch > _LARGEST_ON_CPU:
+                    continue
+                for row in _measure(name, prior, batch, ceiling, ask, asked):
+                    rows.append(row)
+                    say(_line(row))
+            if name == 'faces64':
+                others += _sweep_against_runs(prior, asked.rounds)
+    if 'ffhq256' in asked.networks:
+        others += _processes(asked)
+    return Measured(ceiling, rows, others, asked.dtype)
+
+
+def _prior(name: str, asked: Benchmark):
+    """The network, with random weights where the real ones are not at hand."""
+    dtype = jnp.dtype(asked.dtype)
+    if name == 'faces64':
+        prior = checkpoint.load_prior(name, dtype=dtype, remat=asked.remat)
+    else:
+        network = UNet(dtype=dtype, remat=asked.remat)
+        x = jax.ShapeDtypeStruct((256, 256, 3), jnp.float32)
+        shapes = jax.eval_shape(network.init, jax.random.key(0), x, 0)
+        rng = np.random.default_rng(0)
+
+        def draw(leaf):
+            values = rng.standard_normal(leaf.shape, np.float32)
+            return jnp.asarray(0.02 * values)
+
+        prior = NetworkPrior(jax.tree.map(draw, shapes['params']), network)
+    is_cpu = jax.default_backend() == 'cpu'
+    if asked.prepare and is_cpu and dtype == jnp.float32:
+        prior = prior.prepare()
+    return jax.block_until_ready(prior)
+
+
+def _timed(call):
+    start = time.perf_counter()
+    result = jax.block_until_ready(call())
+    return result, time.perf_counter() - start
+
+
+def _ceiling() -> float:
+    """FLOP/s of a large float32 matrix product; the best of all rounds."""
+    a = jnp.ones((_CEILING_SIDE, _CEILING_SIDE))
+    product = jax.jit(jnp.matmul)
+    _timed(lambda: product(a, a))
+    seconds = [_timed(lambda: product(a, a))[1] for _ in range(10)]
+    return 2 * _CEILING_SIDE**3 / min(seconds)
+
+
+@jax.jit
+def _forward(prior, x):
+    return jax.vmap(lambda x: prior(x, _T).eps)(x)
+
+
+@jax.jit
+def _bare_dps(prior, x, keys, measured, step):
+    """The step of DPS alone, as a function that the host calls."""
+    dps = METHODS['dps']()
+    return jax.vmap(
+        lambda key, x: dps.update(key, x, (), step, measured, prior)
+    )(keys, x)
+
+
+def _measured(prior):
+    key = jax.random.key(1)
+    operator = operators.make_operator('box_inpainting', key, prior.image_shape)
+    x = jax.random.uniform(key, prior.image_shape, minval=-1)
+    return problem.measure(key, x, operator)
+
+
+def _sampler(prior, methods, batch, num_steps):
+    """A call of the whole sampler on that many lanes at once."""
+    measured = _measured(prior)
+    lanes = batching.make_lanes(
+        jax.random.key(0), [measured], methods, batch // len(methods)
+    )
+    return lambda: (
+        batching.run_lanes(
+            lanes,
+            prior,
+            num_steps,
+            max_lanes=batch,
+            stretch=num_steps,
+            devices=jax.devices()[:1],
+        ).x
+    )
+
+
+def _measure(name, prior, batch, ceiling, ask, asked):
+    """Rows of one network and batch."""
+    x = jax.random.normal(jax.random.key(0), (batch, *prior.image_shape))
+    num_steps = _STEPS[name]
+    steps = schedule.reverse_steps(prior.alpha_bar, num_steps)
+    step = schedule.Steps(*(jnp.asarray(field[1]) for field in steps))
+    keys, measured = (
+        jax.random.split(jax.random.key(2), batch),
+        _measured(prior),
+    )
+    flops = _flops(prior, x)
+    # What: the call, how many steps it takes, how many passes of the network's
+    # arithmetic a step has (back to the input costs as much as forward), and
+    # what the peer does meanwhile.
+    calls = {
+        'forward': (lambda: _forward(prior, x), 1, 1, 'forward'),
+        'unconditional step': (
+            _sampler(prior, [METHODS['unconditional']()], batch, num_steps),
+            num_steps,
+            1,
+            None,
+        ),
+        'ScoreALD step': (
+            _sampler(prior, [METHODS['score_ald']()], batch, num_steps),
+            num_steps,
+            1,
+            None,
+        ),
+        'DPS step': (
+            _sampler(prior, [METHODS['dps']()], batch, num_steps),
+            num_steps,
+            2,
+            'gradient',
+        ),
+        'bare DPS step': (
+            lambda: _bare_dps(prior, x, keys, measured, step),
+            1,
+            2,
+            None,
+        ),
+    }
+    times = {what: [] for what in calls}
+    peers = {what: [] for what in calls}
+    first = {what: _timed(call[0])[1] for what, call in calls.items()}
+    for kind in ('forward', 'gradient'):
+        if ask is not None:
+            # Its first pass is slower.
+            ask(network=name, batch=batch, kind=kind)
+    # In turn, so that a slow minute of the machine meets all of them.
+    for _ in range(asked.rounds):
+        for what, (call, number, _, kind) in calls.items():
+            times[what].append(_timed(call)[1] / number)
+            if ask is not None and kind is not None:
+                answer = ask(network=name, batch=batch, kind=kind)
+                peers[what].append(answer)
+    for what, (_, _, passes, _) in calls.items():
+        seconds = statistics.median(times[what])
+        row = {
+            'network': name,
+            'batch': batch,
+            'what': what,
+            'seconds_per_image': seconds / batch,
+            'first_call_seconds': first[what],
+            'share_of_ceiling': passes * flops * batch / seconds / ceiling,
+        }
+        if peers[what]:
+            row['peer_seconds_per_image'] = (
+                statistics.median(peers[what]) / batch
+            )
+            row['ratio'] = statistics.median(
+                ours / theirs
+                for ours, theirs in zip(times[what], peers[what], strict=True)
+            )
+        yield row
+
+
+def _flops(prior, x) -> float:
+    """Of one pass on one image, by direct convolutions, before compilation."""
+    plain = prior.replace(prepared={})
+    return _forward.lower(plain, x[:1]).cost_analysis()['flops']
+
+
+def _sweep_against_runs(prior, rounds):
+    """Nine lanes of DPS at once, and one after the other."""
+    methods = [METHODS['dps'](float(zeta)) for zeta in range(1, 10)]
+    num_steps = _STEPS['faces64']
+    together = _sampler(prior, methods, 9, num_steps)
+    alone = _sampler(prior, methods[:1], 1, num_steps)
+    ratios = []
+    for call in (together, alone):
+        _timed(call)
+    for _ in range(rounds):
+        seconds = _timed(together)[1]
+        ratios.append(seconds / sum(_timed(alone)[1] for _ in range(9)))
+    return [('9 lanes / 9 single runs', f'{statistics.median(ratios):.2f}')]
+
+
+def step_alone(name: str, asked: Benchmark) -> dict:
+    """In a process of its own: seconds of the first call, peak memory."""
+    call = _sampler(_prior(name, asked), [METHODS['dps']()], 1, num_steps=1)
+    first, second = _timed(call)[1], _timed(call)[1]
+    return {
+        'compile_seconds': first - second,
+        'step_seconds': second,
+        'peak_bytes': _peak_bytes(),
+    }
+
+
+def _peak_bytes() -> int:
+    # Of a GPU, its own memory; of a CPU, the whole process.
+    statistics_of_device = jax.devices()[0].memory_stats() or {}
+    if 'peak_bytes_in_use' in statistics_of_device:
+        return statistics_of_device['peak_bytes_in_use']
+    return memory.peak_bytes()
+
+
+def _processes(asked: Benchmark):
+    """Compile time and peak memory of a step of `ffhq256`, each in a process.
+
+    Memory is that of a second process, which finds the program compiled.
+    """
+    found = []
+    theirs = None
+    if asked.peer:
+        with _peer(asked) as ask:
+            theirs = ask(network='ffhq256', batch=1, kind='memory')
+        found.append(('peak memory, peer', f'{theirs / 2**30:.2f} GiB'))
+    for label, chosen in (
+        ('prepared', {}),
+        ('plain', {'prepare': False}),
+        ('rematerialised', {'prepare': False, 'remat': True}),
+    ):
+        child = dataclasses.replace(asked, **chosen)
+        with tempfile.TemporaryDirectory() as cache:
+            cold, warm = (_child(cache, child) for _ in range(2))
+        peak = f'{warm["peak_bytes"] / 2**30:.2f} GiB'
+        if theirs is not None:
+            peak += f', {warm["peak_bytes"] / theirs:.2f} of the peer'
+        found += [
+            (
+                f'ffhq256, {label}: compile, first / with the cache',
+                f'{cold["compile_seconds"]:.1f} s / '
+                f'{warm["compile_seconds"]:.1f} s',
+            ),
+            (f'ffhq256, {label}: step', f'{warm["step_seconds"]:.1f} s'),
+            (f'ffhq256, {label}: peak memory', peak),
+        ]
+    return found
+
+
+# The other process has the same code, wherever this one found it.
+_CHILD = """
+import json, sys
+from invjax import benchmarking
+name, fields = json.loads(sys.argv[1])
+asked = benchmarking.Benchmark(**fields)
+print(json.dumps(benchmarking.step_alone(name, asked)))
+"""
+
+
+def _child(cache: str, asked: Benchmark) -> dict:
+    """`step_alone` of ffhq256 in a process of its own."""
+    question = json.dumps(['ffhq256', dataclasses.asdict(asked)])
+    environment = {
+        **os.environ,
+        'JAX_COMPILATION_CACHE_DIR': cache,
+        'PYTHONPATH': os.pathsep.join(path for path in sys.path if path),
+    }
+    done = subprocess.run(
+        [sys.executable, '-c', _CHILD, question],
+        env=environment,
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    return json.loads(done.stdout)
+
+
+def _peer(asked: Benchmark):
+    """A context: question -> the other Python's answer; None without one."""
+    if asked.peer is None:
+        return contextlib.nullcontext()
+    return peer.start(asked.peer, 'benchmark_peer.py')
+
+
+def _line(row) -> str:
+    text = (
+        f'{row["network"]}, batch {row["batch"]}, {row["what"]}: '
+        f'{1000 * row["seconds_per_image"]:.1f} ms an image, '
+        f'{row["share_of_ceiling"]:.0%} of the ceiling'
+    )
+    if 'ratio' in row:
+        text += f', {row["ratio"]:.2f} of the peer'
+    return text
+
+
+def table(measured: Measured) -> list[str]:
+    """All of it, in Markdown."""
+    lines = [
+        f'Ceiling: {measured.ceiling / 1e9:.0f} GFLOP/s on '
+        f'{jax.devices()[0].device_kind}, {measured.dtype}.',
+        '',
+        '| network | batch | what | ms an image | share of ceiling | '
+        'first call, s | peer, ms | ours / peer |',
+        '| --- ' * 8 + '|',
+    ]
+    for row in measured.rows:
+        of_peer = '| |'
+        if 'ratio' in row:
+            milliseconds = 1000 * row['peer_seconds_per_image']
+            of_peer = f'{milliseconds:.1f} | {row["ratio"]:.2f} |'
+        lines.append(
+            f'| {row["network"]} | {row["batch"]} | {row["what"]} '
+            f'| {1000 * row["seconds_per_image"]:.1f} '
+            f'| {row["share_of_ceiling"]:.0%} '
+            f'| {row["first_call_seconds"]:.1f} | {of_peer}'
+        )
+    lines += ['', '| | |', '| --- | --- |']
+    for (network, batch), group in _groups(measured.rows).items():
+        inside = group['unconditional step'] / group['forward'] - 1
+        against = group['DPS step'] / group['bare DPS step']
+        lines += [
+            f'| {network}, batch {batch}: sampler beyond the network '
+            f'| {inside:.1%} |',
+            f'| {network}, batch {batch}: DPS step in the sampler / bare '
+            f'| {against:.2f} |',
+        ]
+    return lines + [f'| {name} | {value} |' for name, value in measured.others]
+
+
+def _groups(rows) -> dict:
+    groups = {}
+    for row in rows:
+        group = groups.setdefault((row['network'], row['batch']), {})
+        group[row['what']] = row['seconds_per_image']
+    return groups
