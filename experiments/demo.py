@@ -11,6 +11,7 @@ from invjax import images, measurement, restoration
 from invjax.commandline import groups, measured, progress, record
 from invjax.commandline.flags import Flags
 from invjax.commandline.program import run
+from invjax.timing import sampling_seconds
 
 FLAGS = Flags(__doc__)
 groups.define_prior(FLAGS)
@@ -31,7 +32,7 @@ def main(given):
     rows, labels, found = [], [], {}
     for task, method in _TASKS.items():
         problem = measurement.measure(truth, task, seed=given.seed)
-        with progress.sampling_seconds() as seconds:
+        with sampling_seconds() as seconds:
             result = restoration.restore(
                 problem,
                 prior,

@@ -21,6 +21,7 @@ from invjax.commandline import groups, measured, progress, record
 from invjax.commandline.flags import Flags
 from invjax.commandline.program import run
 from invjax.report import restored
+from invjax.timing import sampling_seconds
 
 FLAGS = Flags(__doc__)
 groups.define_prior(FLAGS)
@@ -48,7 +49,7 @@ def main(given):
     load_seconds = time.perf_counter() - start
 
     problem = measured.read(given, prior)
-    with progress.sampling_seconds() as seconds:
+    with sampling_seconds() as seconds:
         result = restoration.restore(
             problem,
             prior,

@@ -232,7 +232,7 @@ class StepTest(parameterized.TestCase):
         np.testing.assert_allclose(free, x_t, rtol=1e-4)
 
     def test_an_unknown_kind_or_variance_is_refused(self):
-        with self.assertRaisesRegex(ValueError, "'ddpm' or 'ddim', got 'ode'"):
+        with self.assertRaisesRegex(ValueError, "one of ddpm, ddim, got 'ode'"):
             diffusion.Transition('ode')
         with self.assertRaisesRegex(ValueError, "learned.*got 'large'"):
             diffusion.Transition(variance='large')

@@ -121,14 +121,14 @@ class PoissonTest(parameterized.TestCase):
 
 class SaltPepperTest(parameterized.TestCase):
     @parameterized.parameters(0.0, 0.1, 0.25, 1.0)
-    def test_the_number_of_replaced_values_is_exact(self, share):
+    def test_the_number_of_replaced_values_is_exact(self, amount):
         x, operator = _image(), _operator('random_inpainting')
         y = operator.forward(x)
         found = problem.measure(
-            _KEY, x, operator, 0.0, 'salt_pepper', share=share
+            _KEY, x, operator, 0.0, 'salt_pepper', amount=amount
         ).y
         replaced = np.asarray(found != y)
-        number = round(share * 3 * float(operator.mask.sum()))
+        number = round(amount * 3 * float(operator.mask.sum()))
         self.assertEqual(replaced.sum(), number)
         self.assertEqual(np.sum(np.abs(found) == 1), number)
         self.assertFalse(np.any(replaced & (operator.mask == 0)))
@@ -140,7 +140,7 @@ class SaltPepperTest(parameterized.TestCase):
     def test_replaced_values_hardly_count(self):
         x = _image()
         measured = problem.measure(
-            _KEY, x, _operator(), 0.05, 'salt_pepper', share=0.2
+            _KEY, x, _operator(), 0.05, 'salt_pepper', amount=0.2
         )
         # All others have the residual of the Gaussian noise alone, and weigh
         # 1 / 0.8.
@@ -168,7 +168,7 @@ class NoiseTest(parameterized.TestCase):
 
     @parameterized.parameters('poisson', 'salt_pepper')
     def test_values_without_noise_are_finite(self, noise):
-        parameters = {'share': 0.0} if noise == 'salt_pepper' else {}
+        parameters = {'amount': 0.0} if noise == 'salt_pepper' else {}
         for operator in (Mask(jnp.zeros((64, 64, 1))), _operator()):
             measured = problem.measure(
                 _KEY, jnp.full(_SHAPE, -1.0), operator, 0.0, noise, **parameters
@@ -178,9 +178,9 @@ class NoiseTest(parameterized.TestCase):
 
     @parameterized.parameters(
         ({'noise': 'shot'}, 'noise must be one of gaussian, .* got .shot.'),
-        ({'noise': 'poisson', 'peak': 0.0}, 'peak must be above 0 photons'),
+        ({'noise': 'poisson', 'peak': 0.0}, 'peak must be above 0 and at most'),
         ({'noise': 'poisson', 'peak': float('nan')}, 'peak must .* got nan'),
-        ({'noise': 'salt_pepper', 'share': 1.5}, 'share must be from 0 to 1'),
+        ({'noise': 'salt_pepper', 'amount': 1.5}, 'amount must be from 0 to 1'),
         ({'peak': 3.0}, "gaussian noise has no parameter 'peak'; it has none"),
     )
     def test_what_cannot_be_is_refused(self, arguments, sentence):

@@ -1,40 +1,9 @@
-"""How long a run takes: a bar while it goes on, and seconds afterwards."""
+"""How far a run is, and how long it will take."""
 
-import contextlib
 import sys
 import time
 
-import jax
 from tqdm import tqdm
-
-
-@contextlib.contextmanager
-def sampling_seconds():
-    """Time a block; gives a dict that it fills with two numbers of seconds.
-
-    `compile` is the time in which programs were traced, lowered and compiled,
-    or read from the cache of compiled ones; `sampling` is all the rest.
-    """
-    spans, seconds = [], {}
-
-    def note(event, duration, **_):
-        if event.startswith('/jax/core/compile/'):
-            end = time.perf_counter()
-            spans.append((end - duration, end))
-
-    jax.monitoring.register_event_duration_secs_listener(note)
-    start = time.perf_counter()
-    try:
-        yield seconds
-    finally:
-        total = time.perf_counter() - start
-        jax.monitoring.unregister_event_duration_listener(note)
-    # A function traced within another reports a span within the other's.
-    seconds['compile'], last = 0.0, start
-    for begin, end in sorted(spans):
-        seconds['compile'] += max(end - max(begin, last), 0.0)
-        last = max(end, last)
-    seconds['sampling'] = total - seconds['compile']
 
 
 class Progress:

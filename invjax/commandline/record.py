@@ -1,19 +1,18 @@
-"""Results as files: the folder of a run, and its record as strict JSON."""
+"""The folder of a run, and where its results come from."""
 
 import datetime
 import importlib.metadata
-import json
-import math
 import os
 import pathlib
 import platform
-from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
 from invjax.commandline.flags import Given
+from invjax.strict_json import write_json
+
+__all__ = ['make_folder', 'provenance', 'say_if_replaced', 'write_json']
 
 
 def make_folder(name: str | None, binary: str) -> pathlib.Path:
@@ -70,28 +69,3 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return 'not installed'
-
-
-def as_json(data: Any) -> Any:
-    """Plain data that JSON can hold: a number that is not finite is null."""
-    if isinstance(data, Mapping):
-        return {str(name): as_json(value) for name, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [as_json(value) for value in data]
-    if isinstance(data, np.ndarray | jax.Array):
-        return as_json(np.asarray(data).tolist())
-    if isinstance(data, bool | np.bool_):
-        return bool(data)
-    if isinstance(data, int | np.integer):
-        return int(data)
-    if isinstance(data, float | np.floating):
-        return float(data) if math.isfinite(data) else None
-    return data
-
-
-def write_json(path: pathlib.Path, data: Mapping[str, Any]) -> None:
-    """Write a record, strict JSON; an interruption leaves no half of it."""
-    text = json.dumps(as_json(data), indent=2, allow_nan=False, default=str)
-    partial = path.with_name(f'.{path.name}-{os.getpid()}')
-    partial.write_text(text + '\n')
-    os.replace(partial, path)

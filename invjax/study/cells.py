@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from invjax import images
-from invjax.commandline import record
+from invjax.strict_json import as_json
 from invjax.study.plan import PROTOCOL
 
 _LOG = logging.getLogger('invjax')
@@ -31,7 +31,7 @@ _LOG = logging.getLogger('invjax')
 
 def cell_id(protocol: dict) -> str:
     """The name of a cell: 16 hexadecimal digits of its protocol's SHA-256."""
-    text = json.dumps(record.as_json(protocol), sort_keys=True, allow_nan=False)
+    text = json.dumps(as_json(protocol), sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -107,7 +107,7 @@ class Store:
             os.fsync(file.fileno())
         os.replace(partial, self.path(name))
         cell = {'id': name, 'protocol': protocol, 'scores': scores}
-        line = json.dumps(record.as_json(cell), allow_nan=False)
+        line = json.dumps(as_json(cell), allow_nan=False)
         with self._lines.open('a') as file:
             file.write(line + '\n')
             file.flush()

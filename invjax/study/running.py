@@ -9,10 +9,10 @@ import jax
 import numpy as np
 
 from invjax import batch, evaluations, metrics, tuning
-from invjax.commandline.progress import sampling_seconds
 from invjax.problem import Problem
 from invjax.study.cells import Store, cell_id
 from invjax.study.plan import Data, Plan
+from invjax.timing import sampling_seconds
 
 
 @dataclasses.dataclass(frozen=True)

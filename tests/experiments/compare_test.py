@@ -6,7 +6,7 @@ import tempfile
 import numpy as np
 from absl.testing import absltest
 
-from experiments import peer
+from invjax.comparison import peer
 from invjax.priors import convert
 from invjax.priors.unet import UNet
 from tests.experiments import tiny_prior

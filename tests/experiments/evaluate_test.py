@@ -8,8 +8,8 @@ import tempfile
 import numpy as np
 from absl.testing import absltest
 
-from experiments import plots
 from invjax import images
+from invjax.report import figures
 from tests.experiments import tiny_prior
 
 _TASKS = ('box_inpainting', 'phase_retrieval')
@@ -18,19 +18,21 @@ _TASKS = ('box_inpainting', 'phase_retrieval')
 # Runs `evaluate`, and says how many compiled programs each method leaves behind.
 _COUNTING = """
 import jax
-from experiments import cells, common, evaluate
+from experiments import evaluate
+from invjax.commandline.program import run
+from invjax.study import running
 
-compute = cells.compute
+compute = running.compute
 
 
-def counted(*arguments):
-    done = compute(*arguments)
+def counted(*arguments, **how):
+    done = compute(*arguments, **how)
     print('left:', len(jax.devices()[0].client.live_executables()))
     return done
 
 
-cells.compute = counted
-common.run(evaluate.main)
+running.compute = counted
+run(evaluate.main, evaluate.FLAGS)
 """
 
 
@@ -162,7 +164,7 @@ class EvaluateTest(absltest.TestCase):
         for name, sentence in {
             'steps': "num_steps must be a number such as 100, 'ddim50'",
             'method': 'method must be one of ',
-            'choose_sample': '--choose_sample needs --num_samples of 2 or more',
+            'choose_sample': 'choose_sample needs num_samples of 2 or more',
         }.items():
             error, status = self.mistakes[name]
             self.assertEqual(status, 2)
@@ -182,7 +184,8 @@ class FrontTest(absltest.TestCase):
             )
             expected = points[~beaten]
             np.testing.assert_array_equal(
-                plots.front(points, sign), expected[np.argsort(expected[:, 0])]
+                figures.front(points, sign),
+                expected[np.argsort(expected[:, 0])],
             )
 
 

@@ -7,7 +7,8 @@ import tempfile
 import numpy as np
 from absl.testing import absltest
 
-from invjax import images, metrics, records, uncertainty
+from invjax import images, metrics, uncertainty
+from invjax.study import cells as records
 from tests.experiments import tiny_prior
 
 _NUM_SAMPLES = 3
@@ -147,11 +148,11 @@ class EvidenceBinariesTest(absltest.TestCase):
 
     def test_mistakes_are_one_sentence(self):
         for name, sentence in {
-            'tune by nothing': 'unconditional has nothing to tune; give --grid',
+            'tune by nothing': 'unconditional has nothing to tune; give a grid',
             'tune without noise': '--noise_std must be above 0',
-            'tune a blur': '--by=held_out needs a task with a mask',
-            'tune by no default': '--by=default needs default values of zeta',
-            'calibrate one': '--calibration needs --num_samples of 2 or more',
+            'tune a blur': 'held_out needs a measurement by a mask',
+            'tune by no default': "by=default needs {'zeta': 1.0} in the grid",
+            'calibrate one': 'calibration needs num_samples of 2 or more',
         }.items():
             with self.subTest(name):
                 _, error, status = self.ended[name]

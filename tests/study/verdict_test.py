@@ -3,7 +3,7 @@
 import numpy as np
 from absl.testing import absltest
 
-from invjax import verdict
+from invjax.study import verdict
 
 _NOISE = np.random.default_rng(0).normal(0, 0.1, 40)
 

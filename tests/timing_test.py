@@ -1,4 +1,4 @@
-"""Times: of compilation, and of what is left."""
+"""Times: compiling and running add up."""
 
 import time
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest
 
-from invjax.commandline import progress
+from invjax import timing
 
 
 class SamplingSecondsTest(absltest.TestCase):
@@ -24,7 +24,7 @@ class SamplingSecondsTest(absltest.TestCase):
         times = []
         for _ in range(2):
             start = time.perf_counter()
-            with progress.sampling_seconds() as seconds:
+            with timing.sampling_seconds() as seconds:
                 time.sleep(0.05)
                 outer(x).block_until_ready()
             total = time.perf_counter() - start
