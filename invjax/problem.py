@@ -50,7 +50,7 @@ class Problem:
     @property
     def image_shape(self) -> tuple[int, ...]:
         """(H, W, C) of the images that the operator measures."""
-        return jax.eval_shape(self.operator.pinv, self.y).shape
+        return self.operator.image_shape
 
     def residual(self, x: jax.Array) -> jax.Array:
         """y - A(x), in the shape of y."""
@@ -140,8 +140,7 @@ def from_measurement(
     parameters = check_noise(noise, **parameters)
     y = jnp.asarray(y, jnp.float32) * operator.support()
     if noise != 'gaussian':
-        shape = jax.eval_shape(operator.pinv, y).shape
-        _check_is_picture(operator, shape, noise)
+        _check_is_picture(operator, operator.image_shape, noise)
     return _problem(y, operator, noise_std, noise, parameters)
 
 
@@ -263,6 +262,6 @@ def nothing_measured(image_shape: tuple[int, int, int]) -> Problem:
     """The problem without data, for unconditional sampling."""
     return Problem(
         y=jnp.zeros(image_shape),
-        operator=Mask(jnp.zeros((*image_shape[:2], 1))),
+        operator=Mask(jnp.zeros((*image_shape[:2], 1)), image_shape[2]),
         noise_std=jnp.zeros(()),
     )
