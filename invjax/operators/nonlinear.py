@@ -167,6 +167,9 @@ _TO_YCBCR = np.array(
         [0.5, -0.418688, -0.081312],
     ]
 )
+# Luminance is coded as its difference from 128 (T.81, A.3.1), and the middle of
+# our range, 0, is 127.5. Colours are differences as they are.
+_ZERO = np.array([0.5, 0, 0], np.float32)
 
 
 class Jpeg(BaseOperator):
@@ -189,7 +192,7 @@ class Jpeg(BaseOperator):
         self.check_image(x)
         height, width, _ = x.shape
         highest = jax.lax.Precision.HIGHEST
-        colours = jnp.matmul(127.5 * x, _TO_YCBCR.T, precision=highest)
+        colours = jnp.matmul(127.5 * x, _TO_YCBCR.T, precision=highest) - _ZERO
         # Sides that 8 does not divide are filled up with their edges.
         missing = ((0, -height % 8), (0, -width % 8), (0, 0))
         colours = jnp.pad(colours, missing, mode='edge')
@@ -202,7 +205,7 @@ class Jpeg(BaseOperator):
         blocks = jax.scipy.fft.idctn(
             rounded * tables, axes=(1, 3), norm='ortho'
         )
-        colours = blocks.reshape(rows, columns, 3)[:height, :width]
+        colours = blocks.reshape(rows, columns, 3)[:height, :width] + _ZERO
         inverse = np.linalg.inv(_TO_YCBCR)
         return jnp.matmul(colours, inverse.T, precision=highest) / 127.5
 
@@ -233,9 +236,10 @@ def jpeg(
     if image_shape[-1] != 3:
         raise ValueError(f'jpeg needs three channels, got {image_shape[-1]}.')
     check_whole('quality', quality, 1, 100)
-    scale = 5000 / quality if quality < 50 else 200 - 2 * quality
+    # In whole numbers, as the group's code counts.
+    scale = 5000 // quality if quality < 50 else 200 - 2 * quality
     tables = np.stack([_LUMINANCE, _CHROMINANCE, _CHROMINANCE], axis=-1)
-    tables = np.clip(np.floor((tables * scale + 50) / 100), 1, 255)
+    tables = np.clip((tables * scale + 50) // 100, 1, 255)
     return Jpeg(
         jnp.asarray(tables, jnp.float32),
         jnp.asarray(quality, jnp.int32),
