@@ -1,19 +1,23 @@
 """Data consistency against dense algebra, by every path."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
+from jax.scipy.sparse.linalg import cg
 
-from invjax import consistency, operators, problem
+from invjax import consistency, operators, problem, types
 from invjax.priors import gaussian
 
 _SHAPE = (8, 8, 3)
 _LINEAR = [
     task
     for task in operators.OPERATORS
-    if hasattr(
-        operators.make_operator(task, jax.random.key(0), _SHAPE), 'adjoint'
+    if isinstance(
+        operators.make_operator(task, jax.random.key(0), _SHAPE),
+        types.LinearOperator,
     )
 ]
 _PARAMETERS = {
@@ -27,9 +31,13 @@ class _OnlyForwardAndAdjoint:
     """An operator without its cheaper forms."""
 
     def __init__(self, operator):
+        self.image_shape = operator.image_shape
+        self.measurement_shape = operator.measurement_shape
         self.forward = operator.forward
         self.adjoint = operator.adjoint
+        self.guess = operator.adjoint
         self.support = operator.support
+        self.describe = operator.describe
 
 
 jax.tree_util.register_static(_OnlyForwardAndAdjoint)
@@ -179,6 +187,187 @@ class DrawTest(parameterized.TestCase):
         )
         ratio = samples.var(axis=0) / std**2
         np.testing.assert_allclose(ratio, 1, atol=5 * np.sqrt(2 / 4000))
+
+
+class ConjugateGradientsTest(parameterized.TestCase):
+    def system(self, size=12, condition=30.0):
+        """M with the given condition number, and b."""
+        rng = np.random.default_rng(2)
+        basis, _ = np.linalg.qr(rng.normal(size=(size, size)))
+        values = np.geomspace(1, condition, size)
+        return (basis * values) @ basis.T, rng.normal(size=size)
+
+    def solve(self, matrix, b, **kwargs):
+        dense = jnp.asarray(matrix, jnp.float32)
+        return consistency.conjugate_gradients(
+            lambda v: jnp.dot(dense, v, precision='highest'),
+            jnp.asarray(b, jnp.float32),
+            **kwargs,
+        )
+
+    def test_it_solves_the_system_and_says_how_well(self):
+        matrix, b = self.system()
+        found = self.solve(matrix, b)
+        v = np.asarray(found.x, np.float64)
+        np.testing.assert_allclose(v, np.linalg.solve(matrix, b), atol=1e-4)
+        self.assertLess(found.relative_residual, 2e-5)
+        # In exact arithmetic as many steps as there are values, and hardly
+        # more in this one.
+        self.assertBetween(int(found.num_steps), 8, 14)
+        self.assertEqual(found.num_steps.dtype, jnp.int32)
+
+    @parameterized.parameters(0, 1, 3, 6)
+    def test_a_solution_that_was_cut_short_is_known(self, max_steps):
+        matrix, b = self.system()
+        found = self.solve(matrix, b, max_steps=max_steps)
+        self.assertEqual(found.num_steps, max_steps)
+        left = b - matrix @ np.asarray(found.x, np.float64)
+        expected = np.linalg.norm(left) / np.linalg.norm(b)
+        np.testing.assert_allclose(found.relative_residual, expected, rtol=1e-3)
+        self.assertGreater(expected, 1e-3)
+
+    def test_what_float32_cannot_solve_is_not_taken_for_solved(self):
+        # The residual that the iteration updates comes down to 1e-5, or it would
+        # go on; what v leaves is a hundred times as much and more.
+        matrix, b = self.system(size=40, condition=1e5)
+        found = self.solve(matrix, b, max_steps=2000)
+        self.assertLess(found.num_steps, 2000)
+        left = b - matrix @ np.asarray(found.x, np.float64)
+        expected = np.linalg.norm(left) / np.linalg.norm(b)
+        self.assertGreater(expected, 1e-3)
+        np.testing.assert_allclose(found.relative_residual, expected, rtol=0.2)
+
+    @parameterized.parameters(1, 4, 100)
+    def test_the_iteration_is_that_of_jax(self, max_steps):
+        matrix, b = self.system()
+        dense, b = jnp.asarray(matrix, jnp.float32), jnp.asarray(b, jnp.float32)
+        for scale in (1.0, 1e-6, 1e6):
+            expected, _ = cg(
+                lambda v: dense @ v, scale * b, tol=1e-5, maxiter=max_steps
+            )
+            found = consistency.conjugate_gradients(
+                lambda v: dense @ v, scale * b, max_steps
+            )
+            np.testing.assert_array_equal(found.x, expected)
+
+    def test_zero_is_solved_at_once_and_without_nan(self):
+        matrix, _ = self.system()
+        found = self.solve(matrix, np.zeros(12))
+        np.testing.assert_array_equal(found.x, 0)
+        self.assertEqual(found.relative_residual, 0)
+        self.assertEqual(found.num_steps, 0)
+
+    def test_a_failure_is_infinite_and_not_nan(self):
+        for matrix in (np.full((12, 12), np.nan), np.zeros((12, 12))):
+            found = self.solve(matrix, np.ones(12))
+            self.assertEqual(found.relative_residual, np.inf)
+
+    def test_each_lane_has_its_own_end(self):
+        matrix, b = self.system()
+        scales = jnp.array([0.0, 1.0, 2.0])
+        eye = jnp.eye(12)
+        dense = jnp.asarray(matrix, jnp.float32)
+        b = jnp.asarray(b, jnp.float32)
+
+        def solve(scale):
+            # Lanes of condition 1 and above: some need a step, some many.
+            system = eye + scale * dense
+            return consistency.conjugate_gradients(lambda v: system @ v, b)
+
+        together = jax.jit(jax.vmap(solve))(scales)
+        self.assertEqual(together.num_steps[0], 1)
+        self.assertGreater(together.num_steps[2], 5)
+        for i, scale in enumerate(scales):
+            alone = solve(scale)
+            np.testing.assert_allclose(together.x[i], alone.x, rtol=1e-4)
+            self.assertEqual(together.num_steps[i], alone.num_steps)
+        self.assertLess(together.relative_residual.max(), 2e-5)
+
+    def test_derivatives_are_those_of_the_solution(self):
+        matrix, b = self.system()
+        weights = np.random.default_rng(3).normal(size=12)
+
+        def value(b, shift):
+            dense = jnp.asarray(matrix, jnp.float32)
+            found = consistency.conjugate_gradients(
+                lambda v: jnp.dot(dense, v, precision='highest') + shift * v, b
+            )
+            return weights @ found.x
+
+        b32 = jnp.asarray(b, jnp.float32)
+        by_b, by_shift = jax.grad(value, (0, 1))(b32, 0.0)
+        np.testing.assert_allclose(
+            by_b, np.linalg.solve(matrix, weights), atol=1e-4
+        )
+        # d M^{-1} b / d shift = -M^{-1} M^{-1} b.
+        twice = np.linalg.solve(matrix, np.linalg.solve(matrix, b))
+        np.testing.assert_allclose(by_shift, -weights @ twice, rtol=1e-3)
+
+
+class SolvedTest(parameterized.TestCase):
+    """Each result is known with how well its system was solved."""
+
+    def cases(self, measured):
+        x, key = _estimate(), jax.random.key(4)
+        residual = measured.residual(x)
+        return {
+            'correction': (measured, residual, 0.5),
+            'nearest': (measured, x, 0.5),
+            'project': (measured, x),
+            'draw': (key, measured, x, 0.5),
+            'squared_distance': (measured, residual, jnp.asarray(0.5), 0.09),
+        }
+
+    @parameterized.parameters(False, True)
+    def test_results_alone_are_the_same(self, plain):
+        measured, _ = _measured('super_resolution', 0.3, plain)
+        for name, arguments in self.cases(measured).items():
+            function = getattr(consistency, name)
+            twin = getattr(consistency, f'solve_{name}')
+            self.assertEqual(
+                inspect.signature(function).parameters.keys(),
+                inspect.signature(twin).parameters.keys(),
+            )
+            solved = twin(*arguments)
+            np.testing.assert_array_equal(function(*arguments), solved.x)
+            # A closed form takes no steps; conjugate gradients take some.
+            self.assertEqual(solved.num_steps > 0, plain, name)
+            self.assertLess(solved.relative_residual, 2e-5)
+            if not plain:
+                self.assertEqual(solved.relative_residual, 0)
+
+    def test_a_mask_is_a_closed_form_for_any_variance_by_value(self):
+        measured, _ = _measured('box_inpainting', 0.3)
+        variance = jnp.full(_SHAPE, 0.5)
+        solved = consistency.solve_nearest(measured, _estimate(), variance)
+        self.assertEqual(solved.num_steps, 0)
+
+    def test_too_few_steps_are_seen_in_the_result(self):
+        measured, matrix = _measured('motion_deblur', 0.05, plain=True)
+        x = _estimate()
+        residual = np.ravel(measured.residual(x))
+        gram = 0.5 * matrix @ matrix.T + 0.05**2 * np.eye(len(matrix))
+        for max_steps in (2, 5):
+            for solved in (
+                consistency.solve_nearest(
+                    measured, x, 0.5, max_steps=max_steps
+                ),
+                consistency.solve_correction(
+                    measured, measured.residual(x), 0.5, None, max_steps
+                ),
+            ):
+                self.assertEqual(solved.num_steps, max_steps)
+                self.assertGreater(solved.relative_residual, 1e-2)
+        # It is that of the system, by dense algebra in Krylov's space: the
+        # solution after one step is b |b|^2 / b^T M b.
+        solved = consistency.solve_nearest(measured, x, 0.5, max_steps=1)
+        step = residual * (residual @ residual) / (residual @ gram @ residual)
+        expected = np.linalg.norm(residual - gram @ step)
+        np.testing.assert_allclose(
+            solved.relative_residual,
+            expected / np.linalg.norm(residual),
+            rtol=1e-4,
+        )
 
 
 class NothingMeasuredTest(absltest.TestCase):

@@ -1,22 +1,43 @@
 """Degradations: how a measurement comes about from an image.
 
-What an operator is says `invjax.types`; each is a pytree, and they compose:
-`blur >> downsampling`. A task is a function of a key, the image's shape (H, W, C) and its own
-keyword arguments that returns one. A line here makes it a choice of `--task`,
-a row of the contract tests and a row of the tables.
+An operator is a pytree that keeps one of the protocols of `invjax.types`:
+
+    Operator            image_shape, measurement_shape   declared, static
+                        forward(x) -> y     A(x)
+                        guess(y) -> x       an image of that shape, no more
+                        support() -> array  1 where y carries data, else 0
+                        describe() -> dict  its parameters, for a record
+    LinearOperator      adjoint(y) -> x     A^T y
+    SpectralOperator    pinv(y) -> x        A^+ y, which `guess` is then too
+                        spectrum()          inner problems in closed form
+    MaskOperator        mask_of_x()         values of x are measured as they are
+
+`first >> then` is an operator as well, see `base.py`. A task is a function of a
+key, the image's shape (H, W, C) and its own keyword arguments, annotated as
+int, float or str, that returns an operator; what it resolved them to is in the
+operator's description. A line here makes it a choice of `--task`, a row of the
+contract tests and a row of the tables.
 """
 
 import inspect
+import types
 import typing
 from collections.abc import Iterable
 
 import jax
 
+from invjax.operators.base import check_operator, compose
 from invjax.operators.blur import gaussian_deblur, motion_deblur
+from invjax.operators.bounds import check_image_shape
 from invjax.operators.colour import colorization
 from invjax.operators.downsample import super_resolution
 from invjax.operators.function import Function, Linear
-from invjax.operators.mask import box_inpainting, denoising, random_inpainting
+from invjax.operators.mask import (
+    Mask,
+    box_inpainting,
+    denoising,
+    random_inpainting,
+)
 from invjax.operators.nonlinear import (
     high_dynamic_range,
     jpeg,
@@ -44,27 +65,46 @@ __all__ = [
     'OPERATORS',
     'Function',
     'Linear',
+    'Mask',
     'check_names',
+    'check_operator',
+    'compose',
     'make_operator',
     'parameters',
 ]
 
 
 def parameters(task: str) -> dict[str, type]:
-    """A task's own keyword arguments: name to int, float or str."""
+    """A task's own keyword arguments: name to int, float or str.
+
+    Raises:
+        ValueError: for an unknown task, or an argument annotated otherwise.
+    """
     if task not in OPERATORS:
         raise ValueError(
             f'task must be one of {", ".join(OPERATORS)}, got {task!r}.'
         )
-    signature = inspect.signature(OPERATORS[task])
+    # Annotations may be strings, as `from __future__ import annotations` makes
+    # them.
     hints = typing.get_type_hints(OPERATORS[task])
+    signature = inspect.signature(OPERATORS[task])
     found = {}
     for name, parameter in signature.parameters.items():
         if parameter.kind is parameter.KEYWORD_ONLY:
-            # `int | None` is an int with a default in proportion to the image.
-            kinds = typing.get_args(hints[name])
-            found[name] = kinds[0] if kinds else hints[name]
+            found[name] = _kind(task, name, hints.get(name))
     return found
+
+
+def _kind(task, name, hint):
+    """int, float or str, of an annotation."""
+    # `int | None` is an int with a default in proportion to the image.
+    kinds = set(typing.get_args(hint) or [hint]) - {types.NoneType}
+    if len(kinds) != 1 or not kinds <= {int, float, str}:
+        raise ValueError(
+            f'{name} of {task} must be annotated as int, float or str, or one '
+            f'of them | None, got {hint}.'
+        )
+    return kinds.pop()
 
 
 def check_names(task: str, names: Iterable[str]) -> None:
@@ -90,8 +130,11 @@ def make_operator(
         **kwargs: the task's own; those left out have its defaults.
 
     Raises:
-        ValueError: for an unknown task, a name that the task does not have, or
-            a value out of its range.
+        ValueError: for an unknown task, a name that the task does not have, a
+            value out of its range, or an image_shape that is none.
     """
     check_names(task, kwargs)
+    check_image_shape(image_shape)
+    # It is static in what is compiled, where a list cannot be.
+    image_shape = tuple(map(int, image_shape))
     return OPERATORS[task](key, image_shape, **kwargs)

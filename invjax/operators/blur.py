@@ -4,17 +4,19 @@ Motion blur is a convolution with any kernel, with edges that wrap around: then
 it is a product in the Fourier basis, and so is all that is derived from it.
 """
 
-import numbers
-
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
 
-from invjax.operators.base import Composable
+from invjax.operators.base import BaseOperator
+from invjax.operators.bounds import check_number, check_sides, check_whole
 from invjax.operators.separable import Factor, Separable
 from invjax.types import Spectrum
+
+# Pixels; a Gaussian of less is the identity, and of far less 0 / 0.
+LEAST_STD = 0.01
 
 
 def gaussian_kernel(size: int, std: float) -> np.ndarray:
@@ -56,33 +58,25 @@ def gaussian_deblur(
         image_shape: (H, W, C).
         blur_size: side of the kernel in pixels, odd. By default in proportion
             to the image: 61 at 256 px, 15 at 64 px.
-        blur_std: of the Gaussian in pixels. By default 3.0 at 256 px and 1.5 at
-            64 px, in between and beyond by the root of the side, so that small
-            faces keep a task of like difficulty.
+        blur_std: of the Gaussian in pixels, from 0.01 to the shorter side. By
+            default 3.0 at 256 px and 1.5 at 64 px, in between and beyond by the
+            root of the side, so that small faces keep a task of like
+            difficulty.
 
     Raises:
         ValueError: if a value is out of its range.
     """
     del key
-    height, width, _ = image_shape
+    height, width, num_channels = image_shape
     side = min(height, width)
     if blur_size is None:
         blur_size = 2 * (61 * side // 512) + 1
     if blur_std is None:
         blur_std = 3.0 * (side / 256) ** 0.5
-    if (
-        not isinstance(blur_size, numbers.Integral)
-        or blur_size % 2 == 0
-        or not 1 <= blur_size < 2 * side
-    ):
-        raise ValueError(
-            f'blur_size must be a whole odd number, from 1 to {2 * side - 1} for images of '
-            f'{height} x {width}, got {blur_size}.'
-        )
-    if not 0 < blur_std < np.inf:
-        raise ValueError(
-            f'blur_std must be above 0 pixels and finite, got {blur_std}.'
-        )
+    check_sides('gaussian_deblur', image_shape)
+    # Reflection reaches no further than the other edge.
+    check_whole('blur_size', blur_size, 1, 2 * side - 1, odd=True)
+    check_number('blur_std', blur_std, LEAST_STD, side, 'pixels')
     kernel = gaussian_kernel(blur_size, blur_std)
     rows, columns = blur_matrix(kernel, height), blur_matrix(kernel, width)
     return Separable(
@@ -93,40 +87,37 @@ def gaussian_deblur(
             'blur_std': jnp.asarray(blur_std, jnp.float32),
         },
         kind='GaussianBlur',
-        num_channels=image_shape[-1],
+        num_channels=num_channels,
     )
 
 
-class Convolution(Composable, flax.struct.PyTreeNode):
+class Convolution(BaseOperator):
     """Circular convolution of each channel with one kernel.
 
     Attributes:
         transfer: (H, W, 1) complex, the kernel's Fourier transform.
         parameters: () each, by name, for records.
-        num_channels: C of the images. Static.
+        num_channels: C.
     """
 
     transfer: jax.Array
     parameters: dict[str, jax.Array]
-    num_channels: int = flax.struct.field(pytree_node=False, default=3)
+    num_channels: int = flax.struct.field(pytree_node=False)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C)."""
-        height, width, _ = np.shape(self.transfer)[-3:]
+        height, width = self.transfer.shape[-3:-1]
         return height, width, self.num_channels
-
-    @property
-    def measurement_shape(self) -> tuple[int, ...]:
-        """Shape of y."""
-        return self.image_shape
 
     def forward(self, x: jax.Array) -> jax.Array:
         """Map an image, (H, W, C), to its measurement, (H, W, C)."""
+        self.check_image(x)
         return _from_waves(self.transfer * _waves(x))
 
     def adjoint(self, y: jax.Array) -> jax.Array:
         """Map (H, W, C) back to (H, W, C) by A^T: correlation."""
+        self.check_measurement(y)
         return _from_waves(self.transfer.conj() * _waves(y))
 
     def pinv(self, y: jax.Array) -> jax.Array:
@@ -135,18 +126,11 @@ class Convolution(Composable, flax.struct.PyTreeNode):
         Waves that are let through by less than a thousandth of the largest
         share count as stopped.
         """
+        self.check_measurement(y)
         share = jnp.abs(self.transfer)
         kept = share > 1e-3 * jnp.max(share)
         inverse = kept / jnp.where(kept, self.transfer, 1)
         return _from_waves(inverse * _waves(y))
-
-    def guess(self, y: jax.Array) -> jax.Array:
-        """The pseudo-inverse, (H, W, C)."""
-        return self.pinv(y)
-
-    def support(self) -> jax.Array:
-        """Where a measurement carries data: everywhere, (1, 1, 1)."""
-        return jnp.ones((1, 1, 1))
 
     def spectrum(self) -> Spectrum:
         """Its decomposition; coefficients are waves, (H, W, C) complex."""
@@ -229,17 +213,13 @@ def motion_deblur(
     side = min(height, width)
     if blur_size is None:
         blur_size = max(2 * (61 * side // 512) + 1, 3)
-    if (
-        not isinstance(blur_size, numbers.Integral)
-        or blur_size % 2 == 0
-        or not 3 <= blur_size <= side
-    ):
+    if side < 3:
         raise ValueError(
-            f'blur_size must be a whole odd number, from 3 to {side} for images '
-            f'of {height} x {width}, got {blur_size}.'
+            f'motion_deblur needs images of 3 x 3 pixels or more, got {height} '
+            f'x {width}.'
         )
-    if not 0 <= intensity <= 1:
-        raise ValueError(f'intensity must be from 0 to 1, got {intensity}.')
+    check_whole('blur_size', blur_size, 3, side, odd=True)
+    check_number('intensity', intensity, 0, 1)
     kernel = motion_kernel(key, blur_size, intensity)
     return convolution(
         kernel, image_shape, {'blur_size': blur_size, 'intensity': intensity}
@@ -259,14 +239,22 @@ def convolution(
         parameters: numbers for records.
 
     Raises:
-        ValueError: if the kernel does not fit.
+        ValueError: if the kernel does not fit, is not finite or zero everywhere.
     """
-    height, width, _ = image_shape
-    h, w = np.shape(kernel)
-    if h % 2 == 0 or w % 2 == 0 or h > height or w > width:
+    height, width, num_channels = image_shape
+    kernel = np.asarray(kernel, np.float64)
+    odd = kernel.ndim == 2 and all(n % 2 == 1 for n in kernel.shape)
+    if not odd or kernel.shape[0] > height or kernel.shape[1] > width:
         raise ValueError(
-            f'a kernel must be odd and at most {height} x {width}, got {h} x {w}.'
+            'a kernel must have two odd sides and at most '
+            f'{height} x {width} pixels, got {kernel.shape}.'
         )
+    if not np.isfinite(kernel).all() or not kernel.any():
+        raise ValueError(
+            'a kernel must be finite and not zero everywhere, got values from '
+            f'{kernel.min():g} to {kernel.max():g}.'
+        )
+    h, w = kernel.shape
     padded = np.zeros((height, width))
     padded[:h, :w] = kernel
     padded = np.roll(padded, (-(h // 2), -(w // 2)), axis=(0, 1))
@@ -277,5 +265,5 @@ def convolution(
             n: jnp.asarray(v, jnp.result_type(type(v)))
             for n, v in (parameters or {}).items()
         },
-        image_shape[-1],
+        num_channels,
     )

@@ -5,45 +5,40 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from invjax.operators.base import Composable
+from invjax.operators.base import BaseOperator
 from invjax.types import Spectrum
 
 
-class ChannelMean(Composable, flax.struct.PyTreeNode):
+class ChannelMean(BaseOperator):
     """y[i, j] = mean over c of x[i, j, c], one grey channel.
 
     Attributes:
         basis: (C, C) orthonormal; the first column is constant.
-        image_shape: (H, W, C). Static.
+        image_shape: (H, W, C).
     """
 
     basis: jax.Array
     image_shape: tuple[int, int, int] = flax.struct.field(pytree_node=False)
 
     @property
-    def measurement_shape(self) -> tuple[int, ...]:
+    def measurement_shape(self) -> tuple[int, int, int]:
         """(H, W, 1)."""
-        return (*self.image_shape[:2], 1)
+        return *self.image_shape[:2], 1
 
     def forward(self, x: jax.Array) -> jax.Array:
         """Map an image, (H, W, C), to its measurement, (H, W, 1)."""
+        self.check_image(x)
         return jnp.mean(x, axis=-1, keepdims=True)
 
     def adjoint(self, y: jax.Array) -> jax.Array:
         """Map (H, W, 1) back to (H, W, C) by A^T."""
+        self.check_measurement(y)
         return jnp.repeat(y, len(self.basis), axis=-1) / len(self.basis)
 
     def pinv(self, y: jax.Array) -> jax.Array:
         """Map (H, W, 1) to the least-norm image that measures to it: grey."""
+        self.check_measurement(y)
         return jnp.repeat(y, len(self.basis), axis=-1)
-
-    def guess(self, y: jax.Array) -> jax.Array:
-        """The pseudo-inverse, (H, W, C)."""
-        return self.pinv(y)
-
-    def support(self) -> jax.Array:
-        """Where a measurement carries data: everywhere, (1, 1, 1)."""
-        return jnp.ones((1, 1, 1))
 
     def spectrum(self) -> Spectrum:
         """Its decomposition; coefficients are (H, W, C), grey first."""
@@ -73,4 +68,4 @@ def colorization(
     columns[:, 0] = 1
     basis, _ = np.linalg.qr(columns)
     basis[:, 0] = 1 / np.sqrt(num_channels)
-    return ChannelMean(jnp.asarray(basis, jnp.float32), image_shape)
+    return ChannelMean(jnp.asarray(basis, jnp.float32), tuple(image_shape))

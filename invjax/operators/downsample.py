@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from invjax.operators.bounds import check_sides, check_whole
 from invjax.operators.separable import Factor, Separable
 
 FILTERS = ('bicubic', 'average')
@@ -55,25 +56,27 @@ def super_resolution(
         ValueError: if a value is out of its range.
     """
     del key
-    height, width, _ = image_shape
-    if factor != int(factor) or factor < 2 or height % factor or width % factor:
+    height, width, num_channels = image_shape
+    check_sides('super_resolution', image_shape)
+    check_whole('factor', factor, 2, max(height, width, 2))
+    if height % factor or width % factor:
         raise ValueError(
-            'factor must be a whole number of 2 or more that divides '
-            f'{height} x {width}, got {factor}.'
+            f'factor must divide both sides of {height} x {width}, got '
+            f'{factor}.'
         )
     if filter not in FILTERS:
         raise ValueError(
             f'filter must be one of {", ".join(FILTERS)}, got {filter!r}.'
         )
     rows, columns = (
-        Factor.from_matrix(downsampling_matrix(length, int(factor), filter))
+        Factor.from_matrix(downsampling_matrix(length, factor, filter))
         for length in (height, width)
     )
     parameters = {'factor': jnp.asarray(factor, jnp.int32)}
     return Separable(
-        rows,
-        columns,
-        parameters,
+        rows=rows,
+        columns=columns,
+        parameters=parameters,
         kind=f'Downsampling, {filter}',
-        num_channels=image_shape[-1],
+        num_channels=num_channels,
     )

@@ -5,12 +5,12 @@ from collections.abc import Callable
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from invjax.operators.base import Composable, shape_of_measurement
+from invjax.operators.base import BaseOperator
+from invjax.operators.bounds import check_image_shape, check_size
 
 
-class Function(Composable, flax.struct.PyTreeNode):
+class Function(BaseOperator):
     """A function of an image, linear or not.
 
         operator = Function.of(lambda x: jnp.tanh(3 * x), image_shape)
@@ -22,52 +22,62 @@ class Function(Composable, flax.struct.PyTreeNode):
         function: (x, *arguments) -> y, by JAX. It is part of the compiled
             program: another function compiles anew.
         arguments: arrays that it takes, such as a kernel; they do not.
-        blank: (H, W, C) zeros, for the shape.
+        image_shape: (H, W, C).
+        output_shape: of y.
     """
 
     function: Callable = flax.struct.field(pytree_node=False)
     arguments: tuple
-    blank: jax.Array
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C)."""
-        return np.shape(self.blank)[-3:]
+    image_shape: tuple[int, int, int] = flax.struct.field(pytree_node=False)
+    output_shape: tuple[int, ...] = flax.struct.field(pytree_node=False)
 
     @property
     def measurement_shape(self) -> tuple[int, ...]:
-        """Shape of y."""
-        return shape_of_measurement(self)
+        """Shape of what the function gives."""
+        return self.output_shape
 
     @classmethod
     def of(
         cls, function: Callable, image_shape: tuple[int, int, int], *arguments
     ) -> 'Function':
-        """Make it; raises ValueError if the function does not take the shape.
+        """Make it.
 
         Args:
-            function: (x, *arguments) -> y, (H, W, C) to any shape.
+            function: (x, *arguments) -> y, (H, W, C) to real numbers of any
+                shape.
             image_shape: (H, W, C).
             *arguments: arrays.
+
+        Raises:
+            ValueError: if the function does not take the shape, or does not
+                give one array of real numbers.
         """
-        blank = jnp.zeros(image_shape)
+        check_image_shape(image_shape)
+        image_shape = tuple(image_shape)
+        blank = jax.ShapeDtypeStruct(image_shape, jnp.float32)
         try:
-            jax.eval_shape(function, blank, *arguments)
+            y = jax.eval_shape(function, blank, *arguments)
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f'the function must take an image of shape {image_shape}: '
                 f'{error}'
-            ) from None
-        return cls(function, arguments, blank)
+            ) from error
+        if not jnp.issubdtype(getattr(y, 'dtype', bool), jnp.floating):
+            raise ValueError(
+                f'the function must give one array of real numbers, got {y}.'
+            )
+        check_size('a measurement', y.shape)
+        return cls(function, arguments, image_shape, y.shape)
 
     def forward(self, x: jax.Array) -> jax.Array:
         """Map an image, (H, W, C), to its measurement."""
+        self.check_image(x)
         return self.function(x, *self.arguments)
 
     def guess(self, y: jax.Array) -> jax.Array:
         """A guess at the image, (H, W, C): grey, since nothing is known."""
-        del y
-        return self.blank
+        self.check_measurement(y)
+        return jnp.zeros(self.image_shape)
 
     def support(self) -> jax.Array:
         """Where a measurement carries data: everywhere, ()."""
@@ -76,7 +86,7 @@ class Function(Composable, flax.struct.PyTreeNode):
     def describe(self) -> dict:
         """Its kind and the function's name as plain data."""
         name = getattr(self.function, '__name__', 'function')
-        return {'kind': 'Function', 'function': name}
+        return {'kind': type(self).__name__, 'function': name}
 
 
 class Linear(Function):
@@ -85,9 +95,37 @@ class Linear(Function):
     Methods for linear operators can use it too, by conjugate gradients.
     """
 
+    @classmethod
+    def of(
+        cls, function: Callable, image_shape: tuple[int, int, int], *arguments
+    ) -> 'Linear':
+        """Make it; as for `Function.of`, and refuse what is not linear.
+
+        A ValueError is raised where no adjoint can be derived, which needs each
+        operation to be linear, and where zeros do not give zeros.
+        """
+        operator = super().of(function, image_shape, *arguments)
+        y = jax.ShapeDtypeStruct(operator.measurement_shape, jnp.float32)
+        try:
+            jax.eval_shape(operator.adjoint, y)
+        except (AssertionError, NotImplementedError, TypeError) as error:
+            raise ValueError(
+                'the function must be linear in the image, operation by '
+                f'operation, or no adjoint can be derived: {error}'
+            ) from error
+        zero = operator.forward(jnp.zeros(operator.image_shape))
+        # Where the arguments are traced there is no value to look at yet.
+        if not isinstance(zero, jax.core.Tracer) and jnp.any(zero != 0):
+            raise ValueError(
+                'the function must be linear, but does not map zeros to zeros.'
+            )
+        return operator
+
     def adjoint(self, y: jax.Array) -> jax.Array:
         """Map y back to (H, W, C) by A^T."""
-        (x,) = jax.linear_transpose(self.forward, self.blank)(y)
+        self.check_measurement(y)
+        blank = jax.ShapeDtypeStruct(self.image_shape, jnp.float32)
+        (x,) = jax.linear_transpose(self.forward, blank)(y)
         return x
 
     def guess(self, y: jax.Array) -> jax.Array:

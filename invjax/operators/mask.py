@@ -1,18 +1,16 @@
 """Inpainting and denoising: operators that keep some pixels as they are."""
 
-import numbers
-
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from invjax.operators.base import Composable
+from invjax.operators.base import BaseOperator
+from invjax.operators.bounds import check_image_shape, check_number, check_whole
 from invjax.types import Spectrum
 
 
-@flax.struct.dataclass
-class Mask(Composable):
+class Mask(BaseOperator):
     """Multiplication by a mask.
 
         y[i, j, c] = mask[i, j] x[i, j, c]
@@ -26,38 +24,64 @@ class Mask(Composable):
 
     Attributes:
         mask: (H, W, 1), 1 where a pixel is observed, else 0.
-        num_channels: C of the images. Static.
+        num_channels: C.
     """
 
     mask: jax.Array
     num_channels: int = flax.struct.field(pytree_node=False, default=3)
 
+    @classmethod
+    def of(
+        cls, observed: jax.typing.ArrayLike, image_shape: tuple[int, int, int]
+    ) -> 'Mask':
+        """A mask that the user brings.
+
+        Args:
+            observed: (H, W) or (H, W, 1), true or 1 where a pixel is observed,
+                false or 0 where it is missing.
+            image_shape: (H, W, C).
+
+        Raises:
+            ValueError: for another shape or other values, or if no pixel is
+                observed.
+        """
+        check_image_shape(image_shape)
+        height, width, num_channels = image_shape
+        mask = np.asarray(observed)
+        if mask.shape not in ((height, width), (height, width, 1)):
+            raise ValueError(
+                f'a mask for images of shape {tuple(image_shape)} must have '
+                f'shape {(height, width)}, got {mask.shape}.'
+            )
+        if not np.isin(mask, (0, 1)).all() or not mask.any():
+            raise ValueError(
+                'a mask must be 1 where a pixel is observed, 0 where it is '
+                'missing and observe one or more, got values from '
+                f'{mask.min()} to {mask.max()}.'
+            )
+        mask = mask.reshape(height, width, 1)
+        return cls(jnp.asarray(mask, jnp.float32), num_channels)
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C)."""
-        height, width, _ = np.shape(self.mask)[-3:]
+        height, width = self.mask.shape[-3:-1]
         return height, width, self.num_channels
-
-    @property
-    def measurement_shape(self) -> tuple[int, ...]:
-        """Shape of y."""
-        return self.image_shape
 
     def forward(self, x: jax.Array) -> jax.Array:
         """Map an image, (H, W, C), to its measurement, (H, W, C)."""
+        self.check_image(x)
         return self.mask * x
 
     def adjoint(self, y: jax.Array) -> jax.Array:
         """Map (H, W, C) back to (H, W, C) by A^T = A."""
+        self.check_measurement(y)
         return self.mask * y
 
     def pinv(self, y: jax.Array) -> jax.Array:
         """Map (H, W, C) to the least-norm image that measures to it."""
+        self.check_measurement(y)
         return self.mask * y
-
-    def guess(self, y: jax.Array) -> jax.Array:
-        """The pseudo-inverse, (H, W, C)."""
-        return self.pinv(y)
 
     def support(self) -> jax.Array:
         """Where a measurement carries data, (H, W, 1)."""
@@ -123,12 +147,19 @@ def box_inpainting(
     side = min(height, width)
     box_size = side // 2 if box_size is None else box_size
     box_margin = side // 16 if box_margin is None else box_margin
-    for name, value in (('box_size', box_size), ('box_margin', box_margin)):
-        if not isinstance(value, numbers.Integral):
-            raise ValueError(
-                f'{name} must be a whole number of pixels, got {value}.'
-            )
-    if box_size < 1 or box_margin < 0 or box_size + 2 * box_margin > side:
+    if side < 2:
+        raise ValueError(
+            'box_inpainting needs images of 2 x 2 pixels or more, got '
+            f'{height} x {width}.'
+        )
+    check_whole('box_size', box_size, 1, side)
+    check_whole('box_margin', box_margin, 0, side)
+    if box_size == height == width:
+        raise ValueError(
+            f'box_size must leave a pixel of {height} x {width}, got '
+            f'{box_size}.'
+        )
+    if box_size + 2 * box_margin > side:
         raise ValueError(
             'box_size + 2 * box_margin must be at most the side of the image, '
             f'{side}, got {box_size} + 2 * {box_margin}.'
@@ -157,18 +188,20 @@ def random_inpainting(
     Args:
         key: of the places.
         image_shape: (H, W, C).
-        drop_fraction: of the pixels that are missing, from 0 to 1. The count is
-            exact, rounded to a whole number of pixels.
+        drop_fraction: of the pixels that are missing, from 0. The count is
+            exact, rounded to a whole number of pixels, and leaves one or more.
 
     Raises:
-        ValueError: if the fraction is out of its range.
+        ValueError: if the fraction is out of its range or nothing is left.
     """
-    if not 0 <= drop_fraction <= 1:
-        raise ValueError(
-            f'drop_fraction must be from 0 to 1, got {drop_fraction}.'
-        )
+    check_number('drop_fraction', drop_fraction, 0, 1)
     height, width, num_channels = image_shape
     num_dropped = round(drop_fraction * height * width)
+    if num_dropped == height * width:
+        raise ValueError(
+            f'drop_fraction must leave one or more of {height * width} pixels, '
+            f'got {drop_fraction}.'
+        )
     order = jax.random.permutation(key, height * width)
     mask = jnp.asarray(order >= num_dropped, jnp.float32)
     return Mask(mask.reshape(height, width, 1), num_channels)

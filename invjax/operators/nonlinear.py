@@ -6,11 +6,20 @@ import jax.numpy as jnp
 import jax.scipy.fft
 import numpy as np
 
-from invjax.operators.base import Composable, shape_of_measurement
-from invjax.operators.blur import blur_matrix, gaussian_kernel
+from invjax.operators.base import BaseOperator
+from invjax.operators.blur import LEAST_STD, blur_matrix, gaussian_kernel
+from invjax.operators.bounds import (
+    check_number,
+    check_sides,
+    check_size,
+    check_whole,
+)
+
+# Eighths of the side; the measurement is then 17 times as wide as the image.
+MOST_OVERSAMPLING = 64.0
 
 
-class PhaseRetrieval(Composable, flax.struct.PyTreeNode):
+class PhaseRetrieval(BaseOperator):
     """Magnitudes of the Fourier transform of the image with a margin.
 
         y = |F pad(x)|,  F of unit norm
@@ -19,25 +28,22 @@ class PhaseRetrieval(Composable, flax.struct.PyTreeNode):
     no method can tell them apart but by the prior; several starts are needed.
 
     Attributes:
-        blank: (H, W, C) zeros, for the shape.
-        margin: pixels of zeros around the image.
+        image_shape: (H, W, C).
+        margin: m, pixels of zeros around the image.
     """
 
-    blank: jax.Array
+    image_shape: tuple[int, int, int] = flax.struct.field(pytree_node=False)
     margin: int = flax.struct.field(pytree_node=False)
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C)."""
-        return np.shape(self.blank)[-3:]
-
-    @property
-    def measurement_shape(self) -> tuple[int, ...]:
-        """Shape of y."""
-        return shape_of_measurement(self)
+    def measurement_shape(self) -> tuple[int, int, int]:
+        """(H + 2 m, W + 2 m, C)."""
+        height, width, num_channels = self.image_shape
+        return height + 2 * self.margin, width + 2 * self.margin, num_channels
 
     def forward(self, x: jax.Array) -> jax.Array:
         """Map (H, W, C) to magnitudes, (H + 2 m, W + 2 m, C)."""
+        self.check_image(x)
         edge = (self.margin, self.margin)
         waves = jnp.fft.fft2(
             jnp.pad(x, (edge, edge, (0, 0))), axes=(0, 1), norm='ortho'
@@ -47,16 +53,13 @@ class PhaseRetrieval(Composable, flax.struct.PyTreeNode):
 
     def guess(self, y: jax.Array) -> jax.Array:
         """A guess at the image, (H, W, C): that of phase zero."""
+        self.check_measurement(y)
         x = jnp.fft.ifft2(y, axes=(0, 1), norm='ortho').real
-        height, width, _ = self.blank.shape
+        height, width, _ = self.image_shape
         return jnp.fft.fftshift(x, axes=(0, 1))[
             self.margin : self.margin + height,
             self.margin : self.margin + width,
         ]
-
-    def support(self) -> jax.Array:
-        """Where a measurement carries data: everywhere, (1, 1, 1)."""
-        return jnp.ones((1, 1, 1))
 
     def describe(self) -> dict:
         """Its kind and margin, in pixels, as plain data."""
@@ -78,43 +81,39 @@ def phase_retrieval(
             eighths of the side, 64 pixels at 256 px for 2.
 
     Raises:
-        ValueError: if it is negative.
+        ValueError: if it is out of its range, or the measurement too large.
     """
     del key
-    if not 0 <= oversampling < np.inf:
-        raise ValueError(
-            f'oversampling must be 0 or more and finite, got {oversampling}.'
-        )
+    check_number('oversampling', oversampling, 0, MOST_OVERSAMPLING)
     margin = int(oversampling * min(image_shape[:2]) / 8)
-    return PhaseRetrieval(jnp.zeros(image_shape), margin)
+    operator = PhaseRetrieval(tuple(image_shape), margin)
+    check_size(
+        f'the measurement of oversampling {oversampling}',
+        operator.measurement_shape,
+    )
+    return operator
 
 
-class Clipping(Composable, flax.struct.PyTreeNode):
+class Clipping(BaseOperator):
     """y = clip(gain x, -1, 1): an overexposed picture.
 
     Attributes:
         gain: (), above 0.
+        image_shape: (H, W, C).
     """
 
     gain: jax.Array
     image_shape: tuple[int, int, int] = flax.struct.field(pytree_node=False)
 
-    @property
-    def measurement_shape(self) -> tuple[int, ...]:
-        """Shape of y."""
-        return self.image_shape
-
     def forward(self, x: jax.Array) -> jax.Array:
         """Map (H, W, C) to (H, W, C)."""
+        self.check_image(x)
         return jnp.clip(self.gain * x, -1, 1)
 
     def guess(self, y: jax.Array) -> jax.Array:
         """The least image, (H, W, C), that measures to y."""
+        self.check_measurement(y)
         return jnp.clip(y, -1, 1) / self.gain
-
-    def support(self) -> jax.Array:
-        """Where a measurement carries data: everywhere, (1, 1, 1)."""
-        return jnp.ones((1, 1, 1))
 
     def describe(self) -> dict:
         """Its kind and gain as plain data."""
@@ -127,16 +126,16 @@ def high_dynamic_range(
     """The range of the camera is smaller than that of the scene.
 
     Args:
-        key, image_shape: unused.
-        gain: above 0; 2 in the literature.
+        key: unused.
+        image_shape: (H, W, C).
+        gain: from 0.001 to 1,000; 2 in the literature.
 
     Raises:
-        ValueError: if it is not above 0.
+        ValueError: if it is out of its range.
     """
     del key
-    if not 0 < gain < np.inf:
-        raise ValueError(f'gain must be above 0 and finite, got {gain}.')
-    return Clipping(jnp.asarray(gain, jnp.float32), image_shape)
+    check_number('gain', gain, 1e-3, 1e3)
+    return Clipping(jnp.asarray(gain, jnp.float32), tuple(image_shape))
 
 
 # ITU-T T.81, Annex K, tables K.1 and K.2.
@@ -168,9 +167,12 @@ _TO_YCBCR = np.array(
         [0.5, -0.418688, -0.081312],
     ]
 )
+# Luminance is coded as its difference from 128 (T.81, A.3.1), and the middle of
+# our range, 0, is 127.5. Colours are differences as they are.
+_ZERO = np.array([0.5, 0, 0], np.float32)
 
 
-class Jpeg(Composable, flax.struct.PyTreeNode):
+class Jpeg(BaseOperator):
     """The loss of a JPEG file without chroma subsampling.
 
     Rounding has no useful gradient; the identity's is taken in its place.
@@ -178,22 +180,19 @@ class Jpeg(Composable, flax.struct.PyTreeNode):
     Attributes:
         tables: (8, 8, 3) quantisation steps of Y, Cb and Cr, on 0 to 255.
         quality: () for records.
+        image_shape: (H, W, 3).
     """
 
     tables: jax.Array
     quality: jax.Array
     image_shape: tuple[int, int, int] = flax.struct.field(pytree_node=False)
 
-    @property
-    def measurement_shape(self) -> tuple[int, ...]:
-        """Shape of y."""
-        return self.image_shape
-
     def forward(self, x: jax.Array) -> jax.Array:
         """Map (H, W, 3) to what the file would show, (H, W, 3)."""
+        self.check_image(x)
         height, width, _ = x.shape
         highest = jax.lax.Precision.HIGHEST
-        colours = jnp.matmul(127.5 * x, _TO_YCBCR.T, precision=highest)
+        colours = jnp.matmul(127.5 * x, _TO_YCBCR.T, precision=highest) - _ZERO
         # Sides that 8 does not divide are filled up with their edges.
         missing = ((0, -height % 8), (0, -width % 8), (0, 0))
         colours = jnp.pad(colours, missing, mode='edge')
@@ -206,17 +205,14 @@ class Jpeg(Composable, flax.struct.PyTreeNode):
         blocks = jax.scipy.fft.idctn(
             rounded * tables, axes=(1, 3), norm='ortho'
         )
-        colours = blocks.reshape(rows, columns, 3)[:height, :width]
+        colours = blocks.reshape(rows, columns, 3)[:height, :width] + _ZERO
         inverse = np.linalg.inv(_TO_YCBCR)
         return jnp.matmul(colours, inverse.T, precision=highest) / 127.5
 
     def guess(self, y: jax.Array) -> jax.Array:
         """A guess at the image, (H, W, 3): the file's own picture."""
+        self.check_measurement(y)
         return y
-
-    def support(self) -> jax.Array:
-        """Where a measurement carries data: everywhere, (1, 1, 1)."""
-        return jnp.ones((1, 1, 1))
 
     def describe(self) -> dict:
         """Its kind and quality as plain data."""
@@ -239,21 +235,19 @@ def jpeg(
     del key
     if image_shape[-1] != 3:
         raise ValueError(f'jpeg needs three channels, got {image_shape[-1]}.')
-    if quality != int(quality) or not 1 <= quality <= 100:
-        raise ValueError(
-            f'quality must be a whole number from 1 to 100, got {quality}.'
-        )
-    scale = 5000 / quality if quality < 50 else 200 - 2 * quality
+    check_whole('quality', quality, 1, 100)
+    # In whole numbers, as the group's code counts.
+    scale = 5000 // quality if quality < 50 else 200 - 2 * quality
     tables = np.stack([_LUMINANCE, _CHROMINANCE, _CHROMINANCE], axis=-1)
-    tables = np.clip(np.floor((tables * scale + 50) / 100), 1, 255)
+    tables = np.clip((tables * scale + 50) // 100, 1, 255)
     return Jpeg(
         jnp.asarray(tables, jnp.float32),
         jnp.asarray(quality, jnp.int32),
-        image_shape,
+        tuple(image_shape),
     )
 
 
-class LightBlur(Composable, flax.struct.PyTreeNode):
+class LightBlur(BaseOperator):
     """A blur of light, seen in a picture whose values are its gamma curve.
 
         y = f(B f^{-1}(x)),  f^{-1}(x) = ((x + 1) / 2)^2.2
@@ -263,20 +257,23 @@ class LightBlur(Composable, flax.struct.PyTreeNode):
     Attributes:
         rows, columns: (H, H) and (W, W).
         std: () of the blur in pixels, for records.
+        num_channels: C.
     """
 
     rows: jax.Array
     columns: jax.Array
     std: jax.Array
-    image_shape: tuple[int, int, int] = flax.struct.field(pytree_node=False)
+    num_channels: int = flax.struct.field(pytree_node=False)
 
     @property
-    def measurement_shape(self) -> tuple[int, ...]:
-        """Shape of y."""
-        return self.image_shape
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C)."""
+        height, width = self.rows.shape[-1], self.columns.shape[-1]
+        return height, width, self.num_channels
 
     def forward(self, x: jax.Array) -> jax.Array:
         """Map (H, W, C) to (H, W, C)."""
+        self.check_image(x)
         # At black the root's slope is infinite: it begins a little above.
         light = jnp.clip((x + 1) / 2, 1e-3, None) ** 2.2
         light = jnp.einsum(
@@ -290,11 +287,8 @@ class LightBlur(Composable, flax.struct.PyTreeNode):
 
     def guess(self, y: jax.Array) -> jax.Array:
         """A guess at the image, (H, W, C): the blurred one."""
+        self.check_measurement(y)
         return y
-
-    def support(self) -> jax.Array:
-        """Where a measurement carries data: everywhere, (1, 1, 1)."""
-        return jnp.ones((1, 1, 1))
 
     def describe(self) -> dict:
         """Its kind and width, in pixels, as plain data."""
@@ -315,21 +309,19 @@ def nonlinear_deblur(
     Args:
         key: unused.
         image_shape: (H, W, C).
-        blur_std: of the Gaussian in pixels; by default 3.0 at 256 px and 1.5 at
-            64 px.
+        blur_std: of the Gaussian in pixels, from 0.01 to the shorter side; by
+            default 3.0 at 256 px and 1.5 at 64 px.
 
     Raises:
-        ValueError: if it is not above 0.
+        ValueError: if it is out of its range.
     """
     del key
-    height, width, _ = image_shape
+    height, width, num_channels = image_shape
     side = min(height, width)
     if blur_std is None:
         blur_std = 3.0 * (side / 256) ** 0.5
-    if not 0 < blur_std < np.inf:
-        raise ValueError(
-            f'blur_std must be above 0 pixels and finite, got {blur_std}.'
-        )
+    check_sides('nonlinear_deblur', image_shape)
+    check_number('blur_std', blur_std, LEAST_STD, side, 'pixels')
     size = 2 * min(int(4 * blur_std) + 1, side - 1) + 1
     kernel = gaussian_kernel(size, blur_std)
     return LightBlur(
@@ -338,5 +330,5 @@ def nonlinear_deblur(
             for length in (height, width)
         ),
         std=jnp.asarray(blur_std, jnp.float32),
-        image_shape=image_shape,
+        num_channels=num_channels,
     )

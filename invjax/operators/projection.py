@@ -1,16 +1,18 @@
 """Compressed sensing: random projections by a fast transform."""
 
-import flax.struct
+import math
+
 import jax
 import jax.numpy as jnp
 import jax.scipy.fft
 import numpy as np
 
-from invjax.operators.base import Composable
+from invjax.operators.base import BaseOperator
+from invjax.operators.bounds import check_number
 from invjax.types import Spectrum
 
 
-class RandomProjection(Composable, flax.struct.PyTreeNode):
+class RandomProjection(BaseOperator):
     """Some coefficients of the cosine transform of x with random signs.
 
         y = M D (s * x),
@@ -29,28 +31,21 @@ class RandomProjection(Composable, flax.struct.PyTreeNode):
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C)."""
-        return np.shape(self.mask)[-3:]
-
-    @property
-    def measurement_shape(self) -> tuple[int, ...]:
-        """Shape of y."""
-        return self.image_shape
+        return self.signs.shape[-3:]
 
     def forward(self, x: jax.Array) -> jax.Array:
         """Map an image, (H, W, C), to its measurement, (H, W, C)."""
+        self.check_image(x)
         return self.mask * self._of_x(x)
 
     def adjoint(self, y: jax.Array) -> jax.Array:
         """Map (H, W, C) back to (H, W, C) by A^T, which is A^+ too."""
+        self.check_measurement(y)
         return self._to_x(self.mask * y)
 
     def pinv(self, y: jax.Array) -> jax.Array:
         """Map (H, W, C) to the least-norm image that measures to it."""
         return self.adjoint(y)
-
-    def guess(self, y: jax.Array) -> jax.Array:
-        """The pseudo-inverse, (H, W, C)."""
-        return self.pinv(y)
 
     def support(self) -> jax.Array:
         """Where a measurement carries data, (H, W, C)."""
@@ -89,19 +84,22 @@ def compressed_sensing(
     Args:
         key: of the signs and of the places.
         image_shape: (H, W, C).
-        keep_fraction: share of the numbers that are measured, from 0 to 1; the
-            count is exact, rounded to a whole number.
+        keep_fraction: share of the numbers that are measured, to 1; the count
+            is exact, rounded to a whole number, and one or more.
 
     Raises:
-        ValueError: if the fraction is out of its range.
+        ValueError: if the fraction is out of its range or nothing is measured.
     """
-    if not 0 <= keep_fraction <= 1:
-        raise ValueError(
-            f'keep_fraction must be from 0 to 1, got {keep_fraction}.'
-        )
+    check_number('keep_fraction', keep_fraction, 0, 1)
     key_signs, key_places = jax.random.split(key)
-    size = int(np.prod(image_shape))
+    size = math.prod(image_shape)
+    num_kept = round(keep_fraction * size)
+    if num_kept == 0:
+        raise ValueError(
+            f'keep_fraction must leave one or more of {size} numbers, got '
+            f'{keep_fraction}.'
+        )
     order = jax.random.permutation(key_places, size).reshape(image_shape)
-    mask = jnp.asarray(order < round(keep_fraction * size), jnp.float32)
+    mask = jnp.asarray(order < num_kept, jnp.float32)
     signs = jax.random.rademacher(key_signs, image_shape, jnp.float32)
     return RandomProjection(mask, signs)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from invjax.operators.base import Composable
+from invjax.operators.base import BaseOperator
 from invjax.types import Spectrum
 
 
@@ -48,7 +48,7 @@ class Factor(flax.struct.PyTreeNode):
         return cls(**{n: jnp.asarray(v, jnp.float32) for n, v in parts.items()})
 
 
-class Separable(Composable, flax.struct.PyTreeNode):
+class Separable(BaseOperator):
     """A linear operator of one matrix along columns and one along rows.
 
     Attributes:
@@ -56,47 +56,46 @@ class Separable(Composable, flax.struct.PyTreeNode):
         columns: C, of the second.
         parameters: () each, by name. They only say what the matrices are; as
             leaves, so that another width is no other program.
-        kind: a name for records. Static, as the next.
-        num_channels: C of the images.
+        kind: a name for records.
+        num_channels: C.
     """
 
     rows: Factor
     columns: Factor
     parameters: dict[str, jax.Array]
     kind: str = flax.struct.field(pytree_node=False)
-    num_channels: int = flax.struct.field(pytree_node=False, default=3)
+    num_channels: int = flax.struct.field(pytree_node=False)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C)."""
-        sides = (np.shape(f.matrix)[-1] for f in (self.rows, self.columns))
-        return (*sides, self.num_channels)
+        height, width = (
+            factor.matrix.shape[-1] for factor in (self.rows, self.columns)
+        )
+        return height, width, self.num_channels
 
     @property
-    def measurement_shape(self) -> tuple[int, ...]:
+    def measurement_shape(self) -> tuple[int, int, int]:
         """(h, w, C)."""
-        sides = (np.shape(f.matrix)[-2] for f in (self.rows, self.columns))
-        return (*sides, self.num_channels)
+        height, width = (
+            factor.matrix.shape[-2] for factor in (self.rows, self.columns)
+        )
+        return height, width, self.num_channels
 
     def forward(self, x: jax.Array) -> jax.Array:
         """Map an image, (H, W, C), to its measurement, (h, w, C)."""
+        self.check_image(x)
         return _apply(self.rows.matrix, self.columns.matrix, x)
 
     def adjoint(self, y: jax.Array) -> jax.Array:
         """Map (h, w, C) back to (H, W, C) by A^T."""
+        self.check_measurement(y)
         return _apply(self.rows.matrix.T, self.columns.matrix.T, y)
 
     def pinv(self, y: jax.Array) -> jax.Array:
         """Map (h, w, C) to the least-norm image that measures to it."""
+        self.check_measurement(y)
         return _apply(self.rows.pinv, self.columns.pinv, y)
-
-    def guess(self, y: jax.Array) -> jax.Array:
-        """The pseudo-inverse, (H, W, C)."""
-        return self.pinv(y)
-
-    def support(self) -> jax.Array:
-        """Where a measurement carries data: everywhere, (1, 1, 1)."""
-        return jnp.ones((1, 1, 1))
 
     def spectrum(self) -> Spectrum:
         """Its decomposition; coefficients are (H, W, C)."""
