@@ -14,8 +14,9 @@ from jax import lax
 _CONV_DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 
 
-def _conv(x, kernel, stride=1):
-    padding = [(size // 2, size // 2) for size in kernel.shape[:2]]
+def _conv(x, kernel, stride=1, padding=None):
+    if padding is None:
+        padding = [(size // 2, size // 2) for size in kernel.shape[:2]]
     return lax.conv_general_dilated(
         x[None],
         kernel,
@@ -59,9 +60,15 @@ def _conv_backward(residuals, cotangent):
 conv.defvjp(_conv_forward, _conv_backward)
 
 
-def conv_stride_2(x, kernel):
-    """A 3 x 3 convolution with stride 2 and padding 1: (H/2, W/2, O)."""
-    return _conv(x, kernel, stride=2)
+def conv_stride_2(x, kernel, padding=(1, 1)):
+    """A 3 x 3 convolution with stride 2: (H/2, W/2, O).
+
+    Args:
+        x: (H, W, I), H and W even.
+        kernel: (3, 3, I, O).
+        padding: zeros before and after along both axes, (1, 1) or (0, 1).
+    """
+    return _conv(x, kernel, stride=2, padding=[padding, padding])
 
 
 def _group_statistics(x, num_groups, epsilon):
@@ -179,6 +186,44 @@ def downsample(x):
     height, width, channels = x.shape
     blocks = x.reshape(height // 2, 2, width // 2, 2, channels)
     return blocks.mean(axis=(1, 3))
+
+
+def smooth_upsample(x):
+    """Upsampling with the filter (1, 3, 3, 1): (H, W, C) to (2 H, 2 W, C).
+
+    The filter is that of NCSN++ (Song et al., 2021, after StyleGAN2), along
+    both axes; beyond the image there are zeros.
+    """
+    return _smooth_double(_smooth_double(x).swapaxes(0, 1)).swapaxes(0, 1)
+
+
+def smooth_downsample(x, padding=1):
+    """Downsampling with the filter (1, 3, 3, 1) / 8: (H/2, W/2, C).
+
+    Args:
+        x: (H, W, C), or as much more as the padding says.
+        padding: zeros around the image. The filter reaches one pixel over
+            each side, so 0 is for an image that has that pixel already.
+    """
+    x = jnp.pad(x, ((padding, padding), (padding, padding), (0, 0)))
+    return _smooth_halve(_smooth_halve(x).swapaxes(0, 1)).swapaxes(0, 1)
+
+
+def _smooth_double(x):
+    """The rows, (H, W, C), twice as many; each from its two nearest."""
+    height, width, channels = x.shape
+    before = jnp.pad(x[:-1], ((1, 0), (0, 0), (0, 0)))
+    after = jnp.pad(x[1:], ((0, 1), (0, 0), (0, 0)))
+    pairs = jnp.stack([(before + 3 * x) / 4, (3 * x + after) / 4], axis=1)
+    return pairs.reshape(2 * height, width, channels)
+
+
+def _smooth_halve(x):
+    """The rows, (H + 2, W, C), half as many: H / 2, each from four."""
+    height, width, channels = x.shape
+    pairs = x.reshape(height // 2, 2, width, channels)
+    first, second = pairs[:, 0], pairs[:, 1]
+    return (first[:-1] + 3 * (second[:-1] + first[1:]) + second[1:]) / 8
 
 
 def attention(qkv, num_heads, new_order):

@@ -6,8 +6,6 @@ renaming (`invjax/priors/convert.py`).
 """
 
 import functools
-import math
-from collections.abc import Callable
 
 import flax.linen as nn
 import flax.struct
@@ -17,136 +15,9 @@ import numpy as np
 
 from invjax import schedule
 from invjax.diffusion import Prediction
-from invjax.priors import layers, winograd
+from invjax.priors import blocks, layers
+from invjax.priors.blocks import Attention, Conv, GroupNorm, Resample, ResBlock
 from invjax.priors.card import Card
-
-
-class Conv(nn.Module):
-    """A convolution with bias: (H, W, I) to (H, W, O), or half as large.
-
-    Its kernel is read from the collection `prepared` where that has one
-    (`NetworkPrior.prepare`).
-    """
-
-    features: int
-    size: int = 3
-    stride: int = 1
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x):
-        shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = self.param('kernel', nn.initializers.lecun_normal(), shape)
-        bias = self.param('bias', nn.initializers.zeros, (self.features,))
-        x, bias = x.astype(self.dtype), bias.astype(self.dtype)
-        if self.size == 3 and self.stride == 1:
-            if self.is_mutable_collection('prepared'):
-                tile = winograd.best_tile(*x.shape, self.features)
-                if tile is not None:
-                    prepared = winograd.prepare(kernel, tile)
-                    self.put_variable('prepared', 'kernel', prepared)
-            if self.has_variable('prepared', 'kernel'):
-                prepared = self.get_variable('prepared', 'kernel')
-                return winograd.conv(x, prepared) + bias
-        convolve = layers.conv if self.stride == 1 else layers.conv_stride_2
-        if self.size == 1:
-            convolve = layers.pointwise
-        return convolve(x, kernel.astype(self.dtype)) + bias
-
-
-class GroupNorm(nn.Module):
-    """Group normalisation over 32 groups, in float32, and what follows it.
-
-    Attributes:
-        silu: whether SiLU does.
-    """
-
-    silu: bool = False
-
-    @nn.compact
-    def __call__(self, x, factor=0.0, shift=0.0):
-        """Normalise (H, W, C), times 1 + factor, plus shift, (C,) each."""
-        scale = self.param('scale', nn.initializers.ones, x.shape[-1:])
-        bias = self.param('bias', nn.initializers.zeros, x.shape[-1:])
-        norm = layers.group_norm_silu if self.silu else layers.group_norm
-        return norm(x, scale * (1 + factor), bias * (1 + factor) + shift)
-
-
-class ResBlock(nn.Module):
-    """A residual block that reads the time embedding, resampled or not.
-
-    Attributes:
-        features: channels of the output.
-        scale_shift: whether the embedding scales and shifts the normalised
-            features, or is added before the normalisation.
-        resample: None, or what to do with both branches.
-    """
-
-    features: int
-    scale_shift: bool
-    resample: Callable | None = None
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x, embedding):
-        h = GroupNorm(silu=True, name='in_layers_0')(x).astype(self.dtype)
-        if self.resample is not None:
-            h, x = self.resample(h), self.resample(x)
-        h = Conv(self.features, dtype=self.dtype, name='in_layers_2')(h)
-        width = 2 * self.features if self.scale_shift else self.features
-        shift = nn.Dense(width, dtype=self.dtype, name='emb_layers_1')(
-            nn.silu(embedding)
-        )
-        norm = GroupNorm(silu=True, name='out_layers_0')
-        if self.scale_shift:
-            # The scale comes first in the checkpoints, then the shift.
-            h = norm(h, *jnp.split(shift, 2))
-        else:
-            h = norm(h + shift)
-        h = h.astype(self.dtype)
-        h = Conv(self.features, dtype=self.dtype, name='out_layers_3')(h)
-        if x.shape[-1] != self.features:
-            x = Conv(
-                self.features, size=1, dtype=self.dtype, name='skip_connection'
-            )(x)
-        return x + h
-
-
-class Attention(nn.Module):
-    """Residual self-attention over all pixels."""
-
-    num_heads: int
-    new_order: bool
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x):
-        height, width, channels = x.shape
-        h = GroupNorm(name='norm')(x).reshape(height * width, channels)
-        qkv = nn.Dense(3 * channels, dtype=self.dtype, name='qkv')(h)
-        h = layers.attention(qkv, self.num_heads, self.new_order)
-        h = nn.Dense(channels, dtype=self.dtype, name='proj_out')(h)
-        return x + h.reshape(height, width, channels)
-
-
-class Resample(nn.Module):
-    """A resampling layer of its own, with a convolution or without."""
-
-    down: bool
-    convolve: bool
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x):
-        features = x.shape[-1]
-        if self.down and self.convolve:
-            return Conv(features, stride=2, dtype=self.dtype, name='op')(x)
-        if self.down:
-            return layers.downsample(x)
-        x = layers.upsample(x)
-        if self.convolve:
-            x = Conv(features, dtype=self.dtype, name='conv')(x)
-        return x
 
 
 class UNet(nn.Module):
@@ -229,7 +100,7 @@ class UNet(nn.Module):
         dense = functools.partial(
             nn.Dense, 4 * self.model_channels, dtype=self.dtype
         )
-        embedding = timestep_embedding(t, self.model_channels)
+        embedding = blocks.timestep_embedding(t, self.model_channels)
         embedding = nn.silu(dense(name='time_embed_0')(embedding))
         embedding = dense(name='time_embed_2')(embedding)
 
@@ -263,14 +134,6 @@ class UNet(nn.Module):
         h = GroupNorm(silu=True, name='out_0')(h)
         h = conv(self.out_channels, name='out_2')(h)
         return h.astype(jnp.float32)
-
-
-def timestep_embedding(t, features):
-    """Sinusoids of the timestep, cosines first: () to (features,) float32."""
-    half = features // 2
-    frequencies = np.exp(-math.log(10_000) * np.arange(half) / half)
-    angles = jnp.asarray(t, jnp.float32) * frequencies.astype(np.float32)
-    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)])
 
 
 @flax.struct.dataclass
@@ -333,21 +196,8 @@ class NetworkPrior:
             ValueError: if the network does not compute in float32, whose
                 rounding the transforms need.
         """
-        if self.network.dtype != jnp.float32:
-            raise ValueError(
-                'only a network that computes in float32 can be prepared, '
-                f'got {jnp.dtype(self.network.dtype).name}.'
-            )
-
-        @jax.jit
-        def prepared(params, x, t):
-            _, made = self.network.apply(
-                {'params': params}, x, t, mutable=['prepared']
-            )
-            return made.get('prepared', {})
-
-        x = jnp.zeros(self.image_shape)
-        return self.replace(prepared=prepared(self.params, x, 0))
+        prepared = blocks.prepare(self.network, self.params, self.image_shape)
+        return self.replace(prepared=prepared)
 
     def __call__(self, x_t: jax.Array, t: jax.typing.ArrayLike) -> Prediction:
         """Predict the noise in one image, (H, W, C), at a timestep, ()."""

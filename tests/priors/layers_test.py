@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.signal
 from absl.testing import absltest, parameterized
 from jax import lax
 
@@ -51,6 +52,14 @@ class ConvTest(parameterized.TestCase):
             every = layers.conv(x, kernel)
             second = layers.conv_stride_2(x, kernel)
         assert_close(second, every[::2, ::2])
+
+    def test_padding_after_alone_moves_what_a_stride_of_2_keeps(self):
+        x, kernel = normal(0, 6, 8, 4), normal(1, 3, 3, 4, 5)
+        with jax.default_matmul_precision('highest'):
+            every = layers.conv(x, kernel)
+            second = layers.conv_stride_2(x, kernel, padding=(0, 1))
+        # The window begins at the pixel itself, so its middle is one further.
+        assert_close(second, every[1::2, 1::2])
 
 
 class GroupNormTest(parameterized.TestCase):
@@ -133,6 +142,43 @@ class ResampleTest(absltest.TestCase):
             4 * float(jnp.vdot(x, layers.downsample(y))),
             places=4,
         )
+
+    def test_smooth_resampling_is_a_convolution_with_its_filter(self):
+        x = normal(0, 6, 8, 2)
+        taps = np.outer([1, 3, 3, 1], [1, 3, 3, 1]) / 64
+        spread = np.zeros((12, 16, 2))
+        spread[::2, ::2] = x
+        for channel in range(2):
+            # A full convolution reaches three pixels further; two of them are
+            # before the first output.
+            up = scipy.signal.convolve2d(spread[..., channel], 4 * taps)
+            assert_close(
+                layers.smooth_upsample(x)[..., channel], up[1:13, 1:17]
+            )
+            down = scipy.signal.convolve2d(x[..., channel], taps)
+            assert_close(
+                layers.smooth_downsample(x)[..., channel], down[2:8:2, 2:10:2]
+            )
+
+    def test_smooth_resampling_up_and_down_are_adjoint(self):
+        x, y = normal(0, 4, 6, 3), normal(1, 8, 12, 3)
+        self.assertAlmostEqual(
+            float(jnp.vdot(layers.smooth_upsample(x), y)),
+            4 * float(jnp.vdot(x, layers.smooth_downsample(y))),
+            places=4,
+        )
+
+    def test_smooth_resampling_keeps_a_constant_inside_of_the_border(self):
+        x = jnp.ones((8, 8, 1))
+        up, down = layers.smooth_upsample(x), layers.smooth_downsample(x)
+        assert_close(up[1:-1, 1:-1], np.ones((14, 14, 1)))
+        assert_close(down[1:-1, 1:-1], np.ones((2, 2, 1)))
+
+    def test_without_padding_the_border_is_read_from_the_image(self):
+        x = normal(0, 10, 12, 2)
+        whole = layers.smooth_downsample(np.pad(x, ((1, 1), (1, 1), (0, 0))))
+        inner = layers.smooth_downsample(x, padding=0)
+        assert_close(inner, whole[1:-1, 1:-1])
 
 
 class AttentionTest(parameterized.TestCase):

@@ -15,7 +15,8 @@ import pytest
 from absl.testing import absltest, parameterized
 
 from invjax.priors import convert
-from invjax.priors.unet import NetworkPrior, UNet, timestep_embedding
+from invjax.priors.blocks import timestep_embedding
+from invjax.priors.unet import NetworkPrior, UNet
 
 _GOLDENS = pathlib.Path(__file__).parents[1] / 'goldens'
 # Of the largest value. Two float32 implementations of some hundred layers.
