@@ -19,7 +19,7 @@ from invjax import operators
 from invjax.commandline import groups, record, studied
 from invjax.commandline.flags import Flags
 from invjax.commandline.program import run
-from invjax.comparison import deepinv
+from invjax.comparison import deepinv, peer
 from invjax.study.plan import Data
 
 FLAGS = Flags(__doc__)
@@ -50,6 +50,7 @@ def main(given):
         operators.check_names(task, ())
     if given.peer is None:
         raise ValueError('give --peer, a Python with torch and deepinv.')
+    peer.check(given.peer)
     last = given.first_tuning + given.num_tuning
     deepinv.check_tuning(
         range(given.first_image, given.first_image + given.num_images),

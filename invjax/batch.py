@@ -275,6 +275,7 @@ def _batches(lanes, prior, steps, batch_size, stretch, devices, on_progress):
         mesh = Mesh(np.array(devices), ('lanes',))
         # Once, and not with each stretch.
         prior = jax.device_put(prior, NamedSharding(mesh, PartitionSpec()))
+    on_progress(0, num_lanes * num_steps)
     for begin in range(0, num_lanes, batch_size):
         index = np.arange(begin, begin + batch_size)
         batch = _hand_out(lanes, np.minimum(index, num_lanes - 1))

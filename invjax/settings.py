@@ -58,6 +58,10 @@ class _Switch(NamedTuple):
     """True or False."""
 
 
+class _Arrays(NamedTuple):
+    """A pytree of arrays, which nothing checks."""
+
+
 def _number(default: float, words: str, contains) -> Any:
     return dataclasses.field(
         default=default, metadata={_KIND: Range(words, contains)}
@@ -123,6 +127,11 @@ def size(default: int) -> Any:
     return dataclasses.field(default=default, metadata={_KIND: _Size()})
 
 
+def arrays() -> Any:
+    """A pytree of arrays, such as fitted coefficients: leaves, not checked."""
+    return dataclasses.field(default=None, metadata={_KIND: _Arrays()})
+
+
 def _kind(field: dataclasses.Field) -> Any:
     """What a field is: by its specification, or by its default."""
     if _KIND in field.metadata:
@@ -153,6 +162,7 @@ def _kind(field: dataclasses.Field) -> Any:
         choice,
         switch,
         size,
+        arrays,
     ),
 )
 class Settings:
@@ -248,7 +258,7 @@ class Settings:
 
 
 def _is_leaf(kind) -> bool:
-    return isinstance(kind, Range | type)
+    return isinstance(kind, Range | _Arrays | type)
 
 
 def is_number(kind) -> bool:
@@ -280,11 +290,15 @@ def _words(kind, last_t: float = math.inf) -> str:
         return f'one of {", ".join(kind.names)}'
     if isinstance(kind, _Size):
         return 'a whole number of 1 or more'
+    if isinstance(kind, _Arrays):
+        return 'arrays'
     return 'True or False' if isinstance(kind, _Switch) else kind.__name__
 
 
 def _what_is_wrong(value, kind, last_t) -> str | None:
     """What a value must be and is not, with what it is; None if it is right."""
+    if isinstance(kind, _Arrays):
+        return None
     must_be = _words(kind, last_t)
     if isinstance(kind, type):
         right = isinstance(value, kind)

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest
 
-from invjax import operators, problem, schedule, sweep
+from invjax import batch, operators, problem, schedule
+from invjax.methods import METHODS
 from invjax.priors.unet import NetworkPrior, UNet
 
 _NUM_LANES = 2
@@ -27,14 +28,14 @@ def lowered_chunk(network: UNet) -> str:
     measured = problem.measure(
         jax.random.key(1), jnp.zeros(image.shape), operator
     )
-    lanes = sweep.make_lanes(
-        jax.random.key(2), [measured], num_samples=_NUM_LANES
+    lanes = batch.make_lanes(
+        jax.random.key(2), [measured], [METHODS['dps']()], _NUM_LANES
     )
-    batch = sweep._hand_out(lanes, np.arange(_NUM_LANES))
+    handed = batch._hand_out(lanes, np.arange(_NUM_LANES))
     steps = schedule.reverse_steps(prior.alpha_bar, 10)
-    carry = jax.eval_shape(lambda: sweep._start(batch, steps, 'dps', (), None))
-    exported = jax.export.export(sweep._run, platforms=('cuda', 'tpu'))(
-        batch, carry, steps, prior, 'dps', (), None
+    carry = jax.eval_shape(lambda: batch._start(handed, steps, None))
+    exported = jax.export.export(batch._run, platforms=('cuda', 'tpu'))(
+        handed, carry, steps, prior, None
     )
     return exported.mlir_module()
 

@@ -6,8 +6,9 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from invjax import evaluations, operators, problem, schedule
-from invjax.diffusion import Prediction
+from invjax.methods import METHODS
 from invjax.priors import gaussian
+from invjax.types import Prediction
 
 _ALPHA_BAR = schedule.alpha_bars(schedule.linear_betas())
 _SHAPE = (4, 4, 2)
@@ -22,6 +23,7 @@ class LearningPrior:
     """A prior that learns its variance, and must not be run."""
 
     alpha_bar = _ALPHA_BAR
+    image_shape = _SHAPE
 
     def __call__(self, x_t, t):
         if not isinstance(x_t, jax.core.Tracer):
@@ -60,13 +62,13 @@ class CountTest(parameterized.TestCase):
         self, method, num_steps, settings, expected
     ):
         found = evaluations.count(
-            _PROBLEM, _PRIOR, method, num_steps, **settings
+            _PROBLEM, _PRIOR, METHODS[method].of(settings), num_steps
         )
         self.assertEqual(found, expected)
 
     def test_a_learned_variance_is_that_of_the_prior(self):
         found = evaluations.count(
-            _PROBLEM, LearningPrior(), 'tmpd', 4, moment='learned'
+            _PROBLEM, LearningPrior(), METHODS['tmpd'](moment='learned'), 4
         )
         self.assertEqual(found, (4, 4))
 
@@ -76,7 +78,9 @@ class CountTest(parameterized.TestCase):
         sure = gaussian.GaussianPrior.isotropic(
             np.zeros(_SHAPE), 1e-6, _ALPHA_BAR
         )
-        found = evaluations.count(_PROBLEM, sure, 'sitcom', 4, delta=2.0)
+        found = evaluations.count(
+            _PROBLEM, sure, METHODS['sitcom'](delta=2.0), 4
+        )
         self.assertEqual(found, (4, 4))
 
 

@@ -1,12 +1,11 @@
 """The sampler against a distribution that it must reach, and against itself."""
 
-import functools
-
 import jax
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from invjax import conditioners, operators, problem, sampler, schedule, sweep
+from invjax import batch, operators, problem, sampler, schedule
+from invjax.methods import METHODS
 from invjax.priors import gaussian
 
 ALPHA_BAR = schedule.alpha_bars(schedule.linear_betas())
@@ -17,14 +16,18 @@ KEY = jax.random.key(0)
 STEPS = schedule.reverse_steps(ALPHA_BAR, 10)  # t = 999, 888, ..., 0
 
 
-@functools.partial(jax.jit, static_argnames='method')
-def _run(key, carry, steps, measured, method, settings):
-    conditioner = conditioners.make_conditioner(method, **settings)
-    return sampler.run(key, carry, steps, measured, PRIOR, conditioner)
+def make(name, **settings):
+    """A method by its name, with flat settings."""
+    return METHODS[name].of(settings)
+
+
+@jax.jit
+def _run(key, carry, steps, measured, method):
+    return sampler.run(key, carry, steps, measured, PRIOR, method)
 
 
 def run(key, carry, steps, measured, method, **settings):
-    return _run(key, carry, steps, measured, method, settings)
+    return _run(key, carry, steps, measured, make(method, **settings))
 
 
 def make_problem():
@@ -34,8 +37,7 @@ def make_problem():
 
 
 def started(method, **settings):
-    conditioner = conditioners.make_conditioner(method, **settings)
-    return sampler.start(KEY, STEPS, make_problem(), conditioner)
+    return sampler.start(KEY, STEPS, make_problem(), make(method, **settings))
 
 
 class DistributionTest(parameterized.TestCase):
@@ -56,23 +58,14 @@ class DistributionTest(parameterized.TestCase):
             mean, covariance, ALPHA_BAR
         )
         number = 4000
-        numbers, choices = conditioners.split_settings(
-            'unconditional', {**settings, 'clip': False}
-        )
-        lanes = sweep.make_lanes(
+        lanes = batch.make_lanes(
             KEY,
             [problem.nothing_measured(mean.shape)],
-            [numbers],
+            [make('unconditional', clip=False, **settings)],
             num_samples=number,
         )
-        result = sweep.run_lanes(
-            lanes,
-            prior,
-            'unconditional',
-            500,
-            max_lanes=number,
-            stretch=500,
-            **choices,
+        result = batch.run_lanes(
+            lanes, prior, 500, max_lanes=number, stretch=500
         )
         samples = result.x.reshape(number, 4)
         std = np.sqrt(np.diag(covariance))
@@ -130,9 +123,9 @@ class StretchesTest(parameterized.TestCase):
 
     def test_sample_is_start_and_run(self):
         measured = make_problem()
-        conditioner = conditioners.make_conditioner('dps')
+        method = make('dps')
         x_0, _ = jax.jit(
-            lambda key: sampler.sample(key, STEPS, measured, PRIOR, conditioner)
+            lambda key: sampler.sample(key, STEPS, measured, PRIOR, method)
         )(KEY)
         (x, _), _ = run(KEY, started('dps'), STEPS, measured, 'dps')
         np.testing.assert_allclose(x_0, x, atol=1e-6)

@@ -4,17 +4,15 @@ A mutation test shows that a check can fail: each plants one bug and asks that
 the check which passes without it finds it.
 """
 
-import dataclasses
-
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
-from invjax.conditioners import make_conditioner
 
 from invjax import operators, problem, sampler, schedule, validation
 from invjax.diffusion import Transition
+from invjax.methods import METHODS
 from invjax.priors import gaussian, mixture
 
 _ALPHA_BAR = schedule.alpha_bars(schedule.linear_betas())
@@ -54,17 +52,13 @@ def _measure(task, prior, noise_std=_NOISE_STD):
     return measured, matrix
 
 
-def _exact(posterior):
-    return validation.exact_guidance(posterior, _POSTERIOR_VARIANCE)
-
-
-def _exact_with_variance_of_beta(posterior):
-    wrong = dataclasses.replace(_POSTERIOR_VARIANCE, variance='beta')
-    return validation.exact_guidance(posterior, wrong)
-
-
 class ExactGuidanceTest(parameterized.TestCase):
-    def deviation(self, task='gaussian_deblur', make=_exact, mutate=None):
+    def deviation(
+        self,
+        task='gaussian_deblur',
+        transition=_POSTERIOR_VARIANCE,
+        mutate=None,
+    ):
         """Standard errors between the shipped scan and the known recursion."""
         prior = _gaussian_prior()
         measured, matrix = _measure(task, prior)
@@ -78,8 +72,7 @@ class ExactGuidanceTest(parameterized.TestCase):
         expected = validation.after_steps(posterior, steps)
         samples = validation.draw(
             jax.random.key(0),
-            make,
-            (as_prior,),
+            validation.ExactGuidance(as_prior, transition=transition),
             steps if mutate is None else mutate(steps),
             measured,
             prior,
@@ -100,7 +93,8 @@ class ExactGuidanceTest(parameterized.TestCase):
         self.assertGreater(found, 2 * _LIMIT)
 
     def test_a_wrong_variance_is_found(self):
-        found = self.deviation(make=_exact_with_variance_of_beta)
+        wrong = _POSTERIOR_VARIANCE.replace(variance='beta')
+        found = self.deviation(transition=wrong)
         self.assertGreater(found, 2 * _LIMIT)
 
     def test_steps_one_timestep_off_are_found(self):
@@ -139,10 +133,10 @@ class BatchTest(absltest.TestCase):
         """Between a lane of three and the same lane alone."""
         prior = _gaussian_prior()
         steps = schedule.reverse_steps(_ALPHA_BAR, 10)
-        conditioner = make_conditioner('dps', zeta=0.5, clip=False)
+        method = METHODS['dps'].of({'zeta': 0.5, 'clip': False})
 
         def one(key):
-            return sampler.sample(key, steps, measured, prior, conditioner)[0]
+            return sampler.sample(key, steps, measured, prior, method)[0]
 
         draw = jax.jit(jax.vmap(one, axis_name='lanes'))
         keys = jax.random.split(jax.random.key(0), 3)

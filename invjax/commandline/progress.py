@@ -18,10 +18,13 @@ class Progress:
         self._start = time.perf_counter()
         self._bar = None
         self._tenth = 0
-        print(f'{what}: compiling ...', file=sys.stderr, flush=True)
+        self._started = False
 
     def __call__(self, done: int, total: int) -> None:
-        if sys.stderr.isatty():
+        if not done and not self._started:
+            self._started = True
+            print(f'{self._what}: compiling ...', file=sys.stderr, flush=True)
+        elif sys.stderr.isatty():
             if self._bar is None:
                 self._bar = tqdm(total=total, desc=self._what, unit='step')
             self._bar.update(done - self._bar.n)

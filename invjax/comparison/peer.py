@@ -8,6 +8,7 @@ being `"ready"`; arrays go by files, whose paths are in the questions.
 import contextlib
 import json
 import pathlib
+import shutil
 import subprocess
 from collections.abc import Mapping
 
@@ -25,6 +26,12 @@ _FACES64 = {
     'output_blocks.': 'up.',
     'out.': 'out.',
 }
+
+
+def check(python: str) -> None:
+    """Refuse, with a ValueError, what is no program, before any work."""
+    if shutil.which(python) is None:
+        raise ValueError(f'--peer must be a Python, got {python!r}.')
 
 
 @contextlib.contextmanager

@@ -190,7 +190,7 @@ def _posterior(prior, matrix, y, noise_std, alpha_bar):
     )
 
 
-def _draw(case, method, num_steps, asked: Validation, posterior=None):
+def _draw(case, method, num_steps, asked: Validation):
     steps = schedule.reverse_steps(case.prior.alpha_bar, num_steps)
     return validation.draw(
         keys.of_sample(keys.root(asked.seed)),
@@ -199,7 +199,6 @@ def _draw(case, method, num_steps, asked: Validation, posterior=None):
         case.measured,
         case.prior,
         asked.num_samples,
-        posterior,
     )
 
 
@@ -233,8 +232,8 @@ def _rows(case, kept, num_steps, asked):
     """The rows of exact guidance and of each method that can."""
 
     def exact():
-        method = validation.ExactGuidance(transition=_TRANSITION)
-        samples = _draw(case, method, num_steps, asked, case.as_prior)
+        method = validation.ExactGuidance(case.as_prior, transition=_TRANSITION)
+        samples = _draw(case, method, num_steps, asked)
         return {}, _errors(case, samples, asked)
 
     yield kept(case, 'exact', num_steps, exact)

@@ -1,6 +1,7 @@
 """What `compare` hands to another Python, and what it says where there is none."""
 
 import pathlib
+import sys
 import tempfile
 
 import numpy as np
@@ -61,12 +62,13 @@ class RefusalTest(absltest.TestCase):
         self.addCleanup(holder.cleanup)
         folder = pathlib.Path(holder.name)
         python = '--peer=/nowhere/python'
+        real = f'--peer={sys.executable}'
         cases = {
             'error: give --peer': (),
             'error: --peer must be a Python': (python,),
-            'error: --runs must be METHOD:STEPS': (python, '--runs=sdedit:9'),
+            'error: --runs must be METHOD:STEPS': (real, '--runs=sdedit:9'),
             'error: images 7 to 8 to tune on must not be': (
-                python,
+                real,
                 '--first_tuning=7',
                 '--num_tuning=2',
             ),

@@ -75,7 +75,8 @@ class FileTest(CheckpointTest):
         self, name, overrides
     ):
         path = _GOLDENS / f'unet_{name}.pt'
-        prior, card = checkpoint.load_prior(path, **overrides)
+        prior = checkpoint.load_prior(path, **overrides)
+        card = prior.card
         with np.load(_GOLDENS / f'unet_{name}.npz') as golden:
             out = outputs(prior, golden['x'], golden['t'])
             self.assertLess(relative_error(out, golden['out']), 2e-4)
@@ -87,29 +88,29 @@ class FileTest(CheckpointTest):
         with mock.patch.object(
             torch_file, 'read_state_dict', side_effect=AssertionError
         ):
-            again, again_card = checkpoint.load_prior(path, **overrides)
-            by_folder, _ = checkpoint.load_prior(folder)
-        self.assertEqual(again_card, card)
+            again = checkpoint.load_prior(path, **overrides)
+            by_folder = checkpoint.load_prior(folder)
+        self.assertEqual(again.card, prior.card)
         for restored in (again, by_folder):
             self.assertEqual(restored.network, prior.network)
             assert_same_params(restored.params, prior.params)
 
     def test_each_choice_of_overrides_is_kept_by_itself(self):
         path = _GOLDENS / 'unet_tiny32.pt'
-        narrow, _ = checkpoint.load_prior(path, head_channels=16)
-        wide, _ = checkpoint.load_prior(path, head_channels=32)
+        narrow = checkpoint.load_prior(path, head_channels=16)
+        wide = checkpoint.load_prior(path, head_channels=32)
         self.assertEqual(narrow.network.head_channels, 16)
         self.assertEqual(wide.network.head_channels, 32)
         self.assertLen(list(self.root.iterdir()), 2)
 
     def test_a_folder_without_its_card_is_made_again(self):
         path = _GOLDENS / 'unet_tiny32.pt'
-        prior, _ = checkpoint.load_prior(path, head_channels=16)
+        prior = checkpoint.load_prior(path, head_channels=16)
         # As an interruption leaves it.
         (folder,) = self.root.iterdir()
         (folder / 'card.json').unlink()
         shutil.rmtree(folder / 'params')
-        again, _ = checkpoint.load_prior(path, head_channels=16)
+        again = checkpoint.load_prior(path, head_channels=16)
         assert_same_params(again.params, prior.params)
 
     def test_a_file_that_does_not_fit_is_named_and_leaves_nothing(self):
@@ -122,7 +123,7 @@ class FileTest(CheckpointTest):
     def test_a_number_of_heads_takes_the_place_of_their_width(self):
         # The attention of this file has 64 channels: heads of 32 are two.
         path = _GOLDENS / 'unet_tiny32.pt'
-        prior, _ = checkpoint.load_prior(path, num_heads=2)
+        prior = checkpoint.load_prior(path, num_heads=2)
         self.assertEqual(
             (prior.network.head_channels, prior.network.num_heads), (None, 2)
         )
@@ -148,14 +149,15 @@ class FileTest(CheckpointTest):
 
 class Faces64Test(CheckpointTest):
     def test_it_agrees_with_the_pytorch_network_up_to_half_precision(self):
-        prior, _ = checkpoint.load_prior('faces64')
+        prior = checkpoint.load_prior('faces64')
         with np.load(_GOLDENS / 'faces64_check.npz') as check:
             out = outputs(prior, check['x'], check['t'])
             # A float16 weight is off by up to 2**-11, half of 1e-3.
             self.assertLess(relative_error(out, check['out']), 1e-3)
 
     def test_its_card_says_what_it_is(self):
-        prior, card = checkpoint.load_prior('faces64', remat=True)
+        prior = checkpoint.load_prior('faces64', remat=True)
+        card = prior.card
         known = checkpoint.KNOWN_PRIORS['faces64']
         self.assertEqual(card['name'], 'faces64')
         self.assertEqual(card['sha256'], known.sha256)

@@ -8,15 +8,16 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from invjax import (
-    conditioners,
+    batch,
     operators,
     problem,
     sampler,
     schedule,
-    sweep,
     validation,
 )
+from invjax import settings as settings_module
 from invjax.diffusion import Transition
+from invjax.methods import METHODS, able_methods, method_class
 from invjax.operators.mask import Mask
 from invjax.priors import gaussian
 
@@ -27,7 +28,7 @@ STEPS = schedule.reverse_steps(ALPHA_BAR, 12)
 KEY = jax.random.key(0)
 # Every method at its defaults, and the other choices of name that it has.
 SETTINGS = [
-    *((method, {}) for method in conditioners.CONDITIONERS),
+    *((method, {}) for method in METHODS),
     ('dps', {'normalise': 'gradient'}),
     ('score_ald', {'equation': '10'}),
     ('tmpd', {'moment': 'learned'}),
@@ -36,26 +37,9 @@ SETTINGS = [
     ('daps', {'draw': 'langevin'}),
     ('pnp_admm', {'levels': 'fixed'}),
 ]
-# Methods whose step is not the transition's, so that without a measurement they
-# are samplers of their own.
-_OWN_STEPS = (
-    'sdedit',
-    'ald',
-    'sitcom',
-    'c_pigdm',
-    'ddnm',
-    'ddrm',
-    'diffpir',
-    'daps',
-    'reddiff',
-    'repaint',
-    'tds',
-    'wiener',
-    'admm_tv',
-    'hqs',
-    'pnp_admm',
-    'dip',
-)
+# Whose step is not the transition's, so that without a measurement they are
+# samplers of their own.
+_OWN_STEPS = [name for name, cls in METHODS.items() if cls.has_own_step]
 INFINITY = float('inf')
 # What runs a few times takes longer to optimise than to run.
 _QUICK = {'xla_backend_optimization_level': 0}
@@ -68,44 +52,40 @@ def make_problem(operator=None, noise_std=0.1):
     return problem.measure(jax.random.key(2), x_0, operator, noise_std)
 
 
-@functools.partial(
-    jax.jit, static_argnames=('method', 'choices'), compiler_options=_QUICK
-)
-def _sample(numbers, measured, steps, method, choices):
-    conditioner = conditioners.make_conditioner(
-        method, **numbers, **dict(choices)
-    )
-    return sampler.sample(KEY, steps, measured, PRIOR, conditioner)
+def make(name, **settings):
+    """A method by its name, with flat settings."""
+    return METHODS[name].of(settings)
 
 
-@functools.partial(
-    jax.jit, static_argnames=('method', 'choices'), compiler_options=_QUICK
-)
-def _take_step(numbers, measured, x_t, step, method, choices):
-    conditioner = conditioners.make_conditioner(
-        method, **numbers, **dict(choices)
-    )
-    x_s, _, info = conditioner.update(KEY, x_t, (), step, measured, PRIOR)
+def exact_guidance(posterior, transition):
+    return validation.ExactGuidance(posterior, transition=transition)
+
+
+@functools.partial(jax.jit, compiler_options=_QUICK)
+def _sample(method, measured, steps):
+    return sampler.sample(KEY, steps, measured, PRIOR, method)
+
+
+@functools.partial(jax.jit, compiler_options=_QUICK)
+def _take_step(method, measured, x_t, step):
+    x_s, _, info = method.update(KEY, x_t, (), step, measured, PRIOR)
     return x_s, info
 
 
-def traced_and_static(method, settings):
-    """All numbers of a method, defaults too, so that one program serves all."""
-    settings = {**conditioners.hyperparameters(method), **settings}
-    numbers, choices = conditioners.split_settings(method, settings)
-    return numbers, tuple(choices.items())
+def as_arrays(method):
+    """Its numbers as arrays, so that one program serves all of them."""
+    return jax.tree.map(np.float32, method)
 
 
-def sample(method, measured, steps=STEPS, **settings):
-    numbers, choices = traced_and_static(method, settings)
-    return _sample(numbers, measured, steps, method, choices)
+def sample(name, measured, steps=STEPS, **settings):
+    return _sample(as_arrays(make(name, **settings)), measured.bare(), steps)
 
 
-def take_step(method, x_t, measured, row, **settings):
+def take_step(name, x_t, measured, row, **settings):
     """One update at a row of STEPS: x_s and Info."""
-    numbers, choices = traced_and_static(method, settings)
     step = schedule.Steps(*(field[row] for field in STEPS))
-    return _take_step(numbers, measured, x_t, step, method, choices)
+    method = as_arrays(make(name, **settings))
+    return _take_step(method, measured.bare(), x_t, step)
 
 
 def sample_eagerly(method, **settings):
@@ -114,15 +94,13 @@ def sample_eagerly(method, **settings):
     Two compiled programs may fuse multiplications and additions differently.
     """
     measured = make_problem()
-    conditioner = conditioners.make_conditioner(method, **settings)
+    tested = make(method, **settings)
     steps = schedule.reverse_steps(ALPHA_BAR, 3)
-    x, state = conditioner.start(KEY, measured, steps)
+    x, state = tested.start(KEY, measured, steps)
     guidance = []
     for row, key in enumerate(jax.random.split(KEY, 3)):
         step = schedule.Steps(*(field[row] for field in steps))
-        x, state, info = conditioner.update(
-            key, x, state, step, measured, PRIOR
-        )
+        x, state, info = tested.update(key, x, state, step, measured, PRIOR)
         guidance.append(info.guidance)
     return x, guidance
 
@@ -130,7 +108,7 @@ def sample_eagerly(method, **settings):
 class ContractTest(parameterized.TestCase):
     @parameterized.parameters(*SETTINGS)
     def test_a_noiseless_problem_gives_finite_results(self, method, settings):
-        identity = Mask(jnp.ones((*SHAPE[:2], 1)))
+        identity = Mask(jnp.ones((*SHAPE[:2], 1)), SHAPE[-1])
         measured = make_problem(identity, noise_std=0.0)
         x_0, info = sample(method, measured, **settings)
         for values in (x_0, *info):
@@ -140,7 +118,7 @@ class ContractTest(parameterized.TestCase):
     def test_a_fully_masked_problem_gives_finite_results(
         self, method, settings
     ):
-        nothing = Mask(jnp.zeros((*SHAPE[:2], 1)))
+        nothing = Mask(jnp.zeros((*SHAPE[:2], 1)), SHAPE[-1])
         for noise_std in (0.0, 0.1):
             x_0, info = sample(
                 method, make_problem(nothing, noise_std), **settings
@@ -188,26 +166,24 @@ class ContractTest(parameterized.TestCase):
         np.testing.assert_array_equal(x_0, expected)
         np.testing.assert_array_equal(guidance, 0)
 
-    @parameterized.parameters(*conditioners.CONDITIONERS)
+    @parameterized.parameters(*METHODS)
     def test_a_misspelt_hyperparameter_is_named_in_a_sentence(self, method):
         with self.assertRaisesRegex(
             ValueError, f"{method} has no hyperparameter 'zetta'; it has"
         ):
-            conditioners.make_conditioner(method, zetta=1.0)
+            make(method, zetta=1.0)
 
-    @parameterized.parameters(*conditioners.CONDITIONERS)
+    @parameterized.parameters(*METHODS)
     def test_every_method_takes_the_choices_of_a_transition(self, method):
-        conditioners.make_conditioner(
-            method, transition='ddim', eta=0.5, clip=False, variance='beta'
-        )
-        with self.assertRaisesRegex(ValueError, "'ddpm' or 'ddim'"):
-            conditioners.make_conditioner(method, transition='euler')
+        make(method, transition='ddim', eta=0.5, clip=False, variance='beta')
+        with self.assertRaisesRegex(ValueError, 'one of ddpm, ddim'):
+            make(method, transition='euler')
 
     def test_an_unknown_method_is_refused_with_the_names_there_are(self):
         with self.assertRaisesRegex(
             ValueError, "method must be one of .*dps.*, got 'dsp'"
         ):
-            conditioners.make_conditioner('dsp')
+            method_class('dsp')
 
     @parameterized.parameters(
         ('dps', 'normalise', 'norm'),
@@ -221,65 +197,65 @@ class ContractTest(parameterized.TestCase):
         with self.assertRaisesRegex(
             ValueError, f"{name} must be one of .*got '{value}'"
         ):
-            conditioners.make_conditioner(method, **{name: value})
+            make(method, **{name: value})
 
-    def test_settings_part_into_numbers_and_choices(self):
-        numbers, choices = conditioners.split_settings(
-            'dps', {'zeta': 1, 'normalise': 'gradient', 'clip': False, 'eta': 0}
-        )
-        self.assertEqual(numbers, {'zeta': 1, 'eta': 0})
-        self.assertEqual(choices, {'normalise': 'gradient', 'clip': False})
+    @parameterized.parameters(*METHODS)
+    def test_settings_and_of_are_inverse(self, name):
+        method = METHODS[name]()
+        self.assertEqual(type(method).of(method.settings()), method)
+        self.assertEqual(method.describe()['method'], name)
+
+    @parameterized.parameters(*METHODS)
+    def test_every_field_says_what_it_means(self, name):
+        for field, meaning in METHODS[name].meanings().items():
+            self.assertNotEmpty(meaning, field)
 
 
-class CheckSettingsTest(parameterized.TestCase):
+class RangesTest(parameterized.TestCase):
     @parameterized.parameters(
         ('sdedit', 'tau', [0, 0.5, 400, 999], [-1, -1e-3, 999.5, 1000]),
         ('score_ald', 'gamma_0', [1e-3, 15, INFINITY], [0, -1, -INFINITY]),
         ('score_ald', 'gamma_T', [1e-3, 15, INFINITY], [0, -1]),
         ('dps', 'zeta', [0, 1, 1e6], [-0.1, INFINITY]),
-        ('dps', 'eta', [0, 0.5, 1], [-0.1, 1.1]),
-        ('unconditional', 'eta', [0, 1], [-0.1, 1.1]),
+        ('pigdm', 'spread', [1e-3, 1], [0, -1, INFINITY]),
+        ('diffpir', 'mix', [0, 0.5, 1], [-0.1, 1.1]),
+        ('repaint', 'resamplings', [1, 4.0], [0, 2.5, INFINITY]),
     )
     def test_ends_are_in_and_what_lies_beyond_is_named(
         self, method, name, good, bad
     ):
-        conditioners.check_settings(method, {name: np.array(good)}, 1000)
+        METHODS[method](**{name: np.array(good)}).check(1000)
         for value in [*bad, np.nan]:
             for values in (value, np.array([*good, value])):
                 with self.assertRaisesRegex(
                     ValueError, f'^{name} of {method} must be .*, got .*{value}'
                 ):
-                    conditioners.check_settings(method, {name: values}, 1000)
+                    METHODS[method](**{name: values}).check(1000)
 
     def test_a_timestep_is_held_against_the_prior_where_that_is_known(self):
-        for numbers in ({'tau': 250}, {'tau': np.array([0, 250])}):
-            conditioners.check_settings('sdedit', numbers)
+        for tau in (250, np.array([0, 250])):
+            method = METHODS['sdedit'](tau)
             with self.assertRaisesRegex(ValueError, 'from 0 to 249, got 250'):
-                conditioners.check_settings('sdedit', numbers, 250)
+                method.check(250)
         with self.assertRaisesRegex(ValueError, 'from 0 to T - 1, got -1'):
-            conditioners.check_settings('sdedit', {'tau': -1})
+            METHODS['sdedit'](-1)
 
-    def test_defaults_are_in_range_and_every_number_has_one(self):
-        for method in conditioners.CONDITIONERS:
-            numbers, _ = conditioners.split_settings(
-                method, conditioners.hyperparameters(method)
-            )
-            conditioners.check_settings(method, numbers, 1000)
-            for name in numbers:
-                with self.assertRaisesRegex(ValueError, f'{name} of {method}'):
-                    conditioners.check_settings(method, {name: np.nan})
+    def test_defaults_are_in_range_and_no_number_may_be_nan(self):
+        for name, cls in METHODS.items():
+            cls().check(1000)
+            for field in cls.hyperparameters():
+                if settings_module.is_number(cls.kinds[field]):
+                    with self.assertRaisesRegex(
+                        ValueError, f'{field} of {name}'
+                    ):
+                        cls(**{field: np.nan})
 
     def test_a_traced_value_passes(self):
         @jax.jit
         def run(zeta):
-            conditioners.check_settings('dps', {'zeta': zeta}, 1000)
-            return zeta
+            return METHODS['dps'](zeta).zeta
 
         self.assertEqual(run(-1.0), -1.0)
-
-    def test_a_name_that_the_method_does_not_have_is_refused(self):
-        with self.assertRaisesRegex(ValueError, "no hyperparameter 'tau'"):
-            conditioners.check_settings('dps', {'tau': 3})
 
 
 class DpsTest(parameterized.TestCase):
@@ -323,9 +299,9 @@ class DpsTest(parameterized.TestCase):
         x_t = jax.random.normal(KEY, SHAPE)
         mask = jnp.asarray(jnp.arange(4)[:, None, None] < 2, jnp.float32)
         mask = jnp.broadcast_to(mask, (4, 4, 1))
-        whole = make_problem(Mask(jnp.ones((4, 4, 1))))
+        whole = make_problem(Mask(jnp.ones((4, 4, 1)), 2))
         weighted = whole.replace(weights=jnp.broadcast_to(mask, SHAPE))
-        part = whole.replace(y=mask * whole.y, operator=Mask(mask))
+        part = whole.replace(y=mask * whole.y, operator=Mask(mask, 2))
         np.testing.assert_allclose(
             take_step('dps', x_t, weighted, 6)[0],
             take_step('dps', x_t, part, 6)[0],
@@ -333,7 +309,7 @@ class DpsTest(parameterized.TestCase):
         )
 
     def test_weights_restore_more_than_taking_all_values_as_equally_sure(self):
-        operator = Mask(jnp.ones((4, 4, 1)))
+        operator = Mask(jnp.ones((4, 4, 1)), 2)
         worse = 0
         for seed in range(8):
             x_0 = PRIOR.sample(jax.random.key(seed))
@@ -377,7 +353,9 @@ class ScoreAldTest(parameterized.TestCase):
     ):
         # A is the identity, so the gradient of the squared distance is
         # 2 (x_t - y).
-        measured = make_problem(Mask(jnp.ones((*SHAPE[:2], 1))), noise_std=3.0)
+        measured = make_problem(
+            Mask(jnp.ones((*SHAPE[:2], 1)), SHAPE[-1]), noise_std=3.0
+        )
         x_t = jax.random.normal(KEY, SHAPE)
         guided, info = take_step(
             'score_ald',
@@ -416,18 +394,14 @@ class GuidanceTest(parameterized.TestCase):
             posterior.mean, posterior.covariance, ALPHA_BAR
         )
         transition = Transition(variance='posterior', clip=False)
-        exact = validation.exact_guidance(as_prior, transition)
-        tested = conditioners.make_conditioner(
-            method, variance='posterior', clip=False
-        )
+        exact = exact_guidance(as_prior, transition)
+        tested = make(method, variance='posterior', clip=False)
         x_t = jax.random.normal(KEY, shape)
         for row in (0, 4, 8, 10):
             step = schedule.Steps(*(field[row] for field in STEPS))
             yield [
-                jax.jit(conditioner.update)(
-                    KEY, x_t, (), step, measured, prior
-                )[0]
-                for conditioner in (exact, tested)
+                jax.jit(value.update)(KEY, x_t, (), step, measured, prior)[0]
+                for value in (exact, tested)
             ]
 
     @parameterized.parameters(
@@ -506,16 +480,14 @@ class DapsTest(parameterized.TestCase):
         prior = gaussian.GaussianPrior.isotropic(
             np.full(SHAPE, 0.2), 1.0, ALPHA_BAR
         )
-        identity = Mask(jnp.ones((*SHAPE[:2], 1)))
+        identity = Mask(jnp.ones((*SHAPE[:2], 1)), SHAPE[-1])
         measured = make_problem(identity, noise_std=0.5)
-        conditioner = conditioners.make_conditioner(
-            'daps', clip=False, draw=draw, **numbers
-        )
+        method_value = make('daps', clip=False, draw=draw, **numbers)
         keys = jax.random.split(KEY, 1000)
         draw_all = jax.jit(
             jax.vmap(
                 lambda key: sampler.sample(
-                    key, STEPS, measured, prior, conditioner
+                    key, STEPS, measured, prior, method_value
                 )[0]
             )
         )
@@ -537,17 +509,17 @@ class TdsTest(parameterized.TestCase):
         prior = gaussian.GaussianPrior.isotropic(
             np.full((2, 2, 1), 0.2), 0.1, ALPHA_BAR
         )
-        identity = Mask(jnp.ones((2, 2, 1)))
+        identity = Mask(jnp.ones((2, 2, 1)), 1)
         measured = problem.measure(KEY, jnp.full((2, 2, 1), 0.8), identity, 0.3)
         steps = schedule.reverse_steps(ALPHA_BAR, 60)
-        conditioner = conditioners.make_conditioner(
+        method_value = make(
             'tds', particles=particles, clip=False, variance='posterior'
         )
 
         @jax.jit
         @jax.vmap
         def draw(key):
-            return sampler.sample(key, steps, measured, prior, conditioner)[0]
+            return sampler.sample(key, steps, measured, prior, method_value)[0]
 
         x = np.asarray(draw(jax.random.split(KEY, 1500)))
         # What 60 steps make of the prior is Gaussian too, and it is that
@@ -573,40 +545,41 @@ class TdsTest(parameterized.TestCase):
         self.assertLess(many[1], 4 * np.sqrt(2 / 1500))
 
     def test_particles_are_no_number_that_lanes_may_differ_in(self):
-        lanes = sweep.make_lanes(KEY, [make_problem()], [{'particles': 4}])
-        with self.assertRaisesRegex(ValueError, 'particles sets a shape'):
-            sweep.run_batches(lanes, PRIOR, 'tds', 5)
+        methods = [METHODS['tds'](particles=n) for n in (3, 4)]
+        with self.assertRaisesRegex(ValueError, 'differ in numbers alone'):
+            batch.make_lanes(KEY, [make_problem()], methods)
+        with self.assertRaisesRegex(ValueError, 'whole number of 1 or more'):
+            METHODS['tds'](particles=2.5)
 
     def test_a_sweep_hands_over_one_image_a_lane(self):
-        lanes = sweep.make_lanes(KEY, [make_problem()], [{}], num_samples=2)
-        result = sweep.run_lanes(lanes, PRIOR, 'tds', 5, particles=3)
+        methods = [METHODS['tds'](particles=3)]
+        lanes = batch.make_lanes(KEY, [make_problem()], methods, 2)
+        result = batch.run_lanes(lanes, PRIOR, 5)
         self.assertEqual(result.x.shape, (2, *SHAPE))
 
 
 class CheckOperatorTest(absltest.TestCase):
-    def test_a_method_that_cannot_do_a_task_names_those_that_can(self):
+    def test_a_method_refuses_an_operator_that_it_cannot_do(self):
         operator = operators.make_operator('super_resolution', KEY, SHAPE)
         with self.assertRaisesRegex(
-            ValueError, 'repaint needs a mask, which Separable is not; .*dps'
+            ValueError, 'repaint needs a mask, which Separable is not'
         ):
-            conditioners.check_operator('repaint', operator)
-        conditioners.check_operator('ddrm', operator)
+            METHODS['repaint']().check_operator(operator)
+        METHODS['ddrm']().check_operator(operator)
+        self.assertIn('ddrm', able_methods(operator))
+        self.assertNotIn('repaint', able_methods(operator))
 
-        class OnlyForward:
-            pass
-
+        nonlinear = operators.make_operator('high_dynamic_range', KEY, SHAPE)
         with self.assertRaisesRegex(ValueError, 'daps needs a linear operator'):
-            conditioners.check_operator('daps', OnlyForward())
-        conditioners.check_operator('daps', OnlyForward(), {'draw': 'langevin'})
+            METHODS['daps']().check_operator(nonlinear)
+        METHODS['daps'](draw='langevin').check_operator(nonlinear)
 
 
 @jax.jit
 def start_sdedit(tau, keys, measured):
     """Where sdedit starts, a row a key."""
-    conditioner = conditioners.make_conditioner('sdedit', tau=tau)
-    return jax.vmap(lambda key: conditioner.start(key, measured, STEPS)[0])(
-        keys
-    )
+    method = METHODS['sdedit'](tau)
+    return jax.vmap(lambda key: method.start(key, measured, STEPS)[0])(keys)
 
 
 class SdeditTest(parameterized.TestCase):
@@ -640,7 +613,7 @@ class SdeditTest(parameterized.TestCase):
     def test_at_tau_zero_it_gives_the_clean_estimate_of_the_measurement(self):
         # One step from t = 0, where noise has std 0.01 and so Tweedie's mean
         # under N(0.2, 0.1 I) is x_0 but for some 0.01 (four std: 0.04).
-        measured = make_problem(Mask(jnp.ones((*SHAPE[:2], 1))))
+        measured = make_problem(Mask(jnp.ones((*SHAPE[:2], 1)), SHAPE[-1]))
         x_0, _ = sample('sdedit', measured, tau=0)
         np.testing.assert_allclose(x_0, np.clip(measured.y, -1, 1), atol=0.05)
 

@@ -1,4 +1,4 @@
-"""Sweeps: lanes are alone with themselves, and share one compiled program."""
+"""Batches: lanes are alone with themselves, and share one compiled program."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
-from invjax.conditioners import Info
 
-from invjax import operators, problem, schedule, sweep
-from invjax.diffusion import Prediction
+from invjax import batch, operators, problem, restoration, schedule
+from invjax.methods import METHODS
 from invjax.priors import gaussian
+from invjax.types import Info, Prediction
 
 ALPHA_BAR = schedule.alpha_bars(schedule.linear_betas())
 SHAPE = (4, 4, 2)
@@ -30,6 +30,10 @@ class CountingPrior:
     def alpha_bar(self):
         return self.prior.alpha_bar
 
+    @property
+    def image_shape(self):
+        return self.prior.image_shape
+
     def __call__(self, x_t, t):
         _CALLS.append(x_t.shape)
         return self.prior(x_t, t)
@@ -46,6 +50,15 @@ class BreakingPrior(CountingPrior):
         return Prediction(jnp.where(t < self.last_good_t, jnp.nan, eps))
 
 
+def dps(*zetas):
+    return [METHODS['dps'](zeta) for zeta in zetas]
+
+
+def make(name, **settings):
+    """A method by its name, with flat settings."""
+    return METHODS[name].of(settings)
+
+
 def make_problems(number=3, task='box_inpainting', shape=SHAPE):
     """Problems whose images, masks and noise all differ."""
     problems = []
@@ -60,8 +73,8 @@ def make_problems(number=3, task='box_inpainting', shape=SHAPE):
 class LanesTest(parameterized.TestCase):
     def test_settings_vary_fastest_then_samples_then_images(self):
         problems = make_problems(2)
-        settings = sweep.grid(zeta=[0.0, 1.0, 2.0])
-        lanes = sweep.make_lanes(KEY, problems, settings, num_samples=2)
+        settings = dps(0.0, 1.0, 2.0)
+        lanes = batch.make_lanes(KEY, problems, settings, num_samples=2)
         self.assertLen(lanes.keys, 12)
         np.testing.assert_array_equal(lanes.numbers['zeta'], [0, 1, 2] * 4)
         for i in range(12):
@@ -70,34 +83,30 @@ class LanesTest(parameterized.TestCase):
             )
 
     def test_keys_are_the_same_across_settings_and_no_others(self):
-        settings = sweep.grid(zeta=[0.0, 1.0, 2.0])
-        lanes = sweep.make_lanes(KEY, make_problems(2), settings, num_samples=2)
+        settings = dps(0.0, 1.0, 2.0)
+        lanes = batch.make_lanes(KEY, make_problems(2), settings, num_samples=2)
         keys = jax.random.key_data(lanes.keys).reshape(4, 3, -1)
         np.testing.assert_array_equal(keys, keys[:, :1] + 0 * keys)
         self.assertLen(np.unique(keys[:, 0], axis=0), 4)
 
     def test_a_part_of_a_data_set_has_the_keys_it_has_in_the_whole(self):
         problems = make_problems(3)
-        whole = sweep.make_lanes(KEY, problems, num_samples=2)
-        part = sweep.make_lanes(KEY, problems[1:], num_samples=2, first_image=1)
+        whole = batch.make_lanes(KEY, problems, dps(1.0), num_samples=2)
+        part = batch.make_lanes(
+            KEY, problems[1:], dps(1.0), num_samples=2, first_image=1
+        )
         np.testing.assert_array_equal(
             jax.random.key_data(whole.keys)[2:], jax.random.key_data(part.keys)
         )
 
-    def test_a_grid_has_all_combinations_the_last_fastest(self):
-        self.assertEqual(
-            sweep.grid(a=[1, 2], b=[3, 4]),
-            [
-                {'a': 1, 'b': 3},
-                {'a': 1, 'b': 4},
-                {'a': 2, 'b': 3},
-                {'a': 2, 'b': 4},
-            ],
-        )
-
-    def test_settings_of_other_names_are_refused(self):
-        with self.assertRaisesRegex(ValueError, 'the same names'):
-            sweep.make_lanes(KEY, make_problems(1), [{'zeta': 1}, {'eta': 0}])
+    def test_methods_that_are_other_programs_are_refused(self):
+        for other in (
+            make('mcg'),
+            make('dps', normalise='gradient'),
+            make('dps', clip=False),
+        ):
+            with self.assertRaisesRegex(ValueError, 'differ in numbers alone'):
+                batch.make_lanes(KEY, make_problems(1), [*dps(1.0), other])
 
 
 class RunTest(parameterized.TestCase):
@@ -109,20 +118,20 @@ class RunTest(parameterized.TestCase):
     )
     def test_a_row_of_a_batch_is_that_image_alone(self, method, setting):
         problems = make_problems(3)
-        lanes = sweep.make_lanes(KEY, problems, [setting])
-        batch = sweep.run_lanes(lanes, PRIOR, method, 20)
-        np.testing.assert_array_equal(batch.lanes, [0, 1, 2])
+        methods = [make(method, **setting)]
+        lanes = batch.make_lanes(KEY, problems, methods)
+        together = batch.run_lanes(lanes, PRIOR, 20)
+        np.testing.assert_array_equal(together.lanes, [0, 1, 2])
         for i, measured in enumerate(problems):
-            alone = sweep.run_lanes(
-                sweep.make_lanes(KEY, [measured], [setting], first_image=i),
+            alone = batch.run_lanes(
+                batch.make_lanes(KEY, [measured], methods, first_image=i),
                 PRIOR,
-                method,
                 20,
             )
             # Sums of a batch may be added up in another order.
-            np.testing.assert_allclose(batch.x[i], alone.x[0], atol=1e-5)
+            np.testing.assert_allclose(together.x[i], alone.x[0], atol=1e-5)
             np.testing.assert_allclose(
-                batch.info.residual[i], alone.info.residual[0], atol=1e-4
+                together.info.residual[i], alone.info.residual[0], atol=1e-4
             )
 
     def test_one_trace_serves_all_values_and_the_next_sweep(self):
@@ -130,11 +139,9 @@ class RunTest(parameterized.TestCase):
         problems = make_problems(2)
 
         def sweep_over(zetas, problems, num_steps, key=KEY):
-            settings = sweep.grid(zeta=zetas)
-            return sweep.run_lanes(
-                sweep.make_lanes(key, problems, settings),
+            return batch.run_lanes(
+                batch.make_lanes(key, problems, dps(*zetas)),
                 counting,
-                'dps',
                 num_steps,
                 max_lanes=4,
             )
@@ -149,10 +156,10 @@ class RunTest(parameterized.TestCase):
 
     @parameterized.parameters(1, 3, 4, 6, 100)
     def test_max_lanes_does_not_change_results(self, max_lanes):
-        settings = sweep.grid(zeta=[0.2, 1.0])
-        lanes = sweep.make_lanes(KEY, make_problems(3), settings)
-        expected = sweep.run_lanes(lanes, PRIOR, 'dps', 20, max_lanes=2)
-        result = sweep.run_lanes(lanes, PRIOR, 'dps', 20, max_lanes=max_lanes)
+        settings = dps(0.2, 1.0)
+        lanes = batch.make_lanes(KEY, make_problems(3), settings)
+        expected = batch.run_lanes(lanes, PRIOR, 20, max_lanes=2)
+        result = batch.run_lanes(lanes, PRIOR, 20, max_lanes=max_lanes)
         np.testing.assert_array_equal(result.lanes, np.arange(6))
         np.testing.assert_allclose(result.x, expected.x, atol=1e-5)
         for values, others in zip(result.info, expected.info, strict=True):
@@ -161,67 +168,71 @@ class RunTest(parameterized.TestCase):
 
     @parameterized.parameters(3, 20, 64)
     def test_the_length_of_a_stretch_does_not_change_results(self, stretch):
-        lanes = sweep.make_lanes(KEY, make_problems(2))
-        expected = sweep.run_lanes(lanes, PRIOR, 'dps', 20)
-        result = sweep.run_lanes(lanes, PRIOR, 'dps', 20, stretch=stretch)
+        lanes = batch.make_lanes(KEY, make_problems(2), dps(1.0))
+        expected = batch.run_lanes(lanes, PRIOR, 20)
+        result = batch.run_lanes(lanes, PRIOR, 20, stretch=stretch)
         np.testing.assert_allclose(result.x, expected.x, atol=1e-5)
 
     def test_settings_share_their_noise(self):
         # The prior's first step comes before any correction, so its length
         # tells the noise: the same for all settings, another for each image.
-        settings = sweep.grid(zeta=[0.0, 0.5, 2.0])
-        lanes = sweep.make_lanes(KEY, make_problems(2), settings)
-        result = sweep.run_lanes(lanes, PRIOR, 'dps', 20)
+        settings = dps(0.0, 0.5, 2.0)
+        lanes = batch.make_lanes(KEY, make_problems(2), settings)
+        result = batch.run_lanes(lanes, PRIOR, 20)
         first = result.info.prior_step[:, 0].reshape(2, 3)
         np.testing.assert_allclose(first, first[:, :1] + 0 * first, rtol=1e-6)
         self.assertNotAlmostEqual(first[0, 0], first[1, 0], places=3)
 
     def test_progress_rises_to_the_whole(self):
-        lanes = sweep.make_lanes(KEY, make_problems(3))
+        lanes = batch.make_lanes(KEY, make_problems(3), [make('unconditional')])
         seen = []
-        sweep.run_lanes(
+        batch.run_lanes(
             lanes,
             PRIOR,
-            'unconditional',
             25,
             max_lanes=2,
             on_progress=lambda *pair: seen.append(pair),
         )
         done, total = zip(*seen, strict=True)
         self.assertEqual(set(total), {75})
-        self.assertEqual(done, (20, 40, 50, 60, 70, 75))
+        self.assertEqual(done, (0, 20, 40, 50, 60, 70, 75))
 
     def test_mistakes_are_refused_before_any_work(self):
-        lanes = sweep.make_lanes(KEY, make_problems(1), [{'zeta': 1.0}])
-        for method, num_steps, choices, message in (
-            ('dsp', 10, {}, 'method must be one of'),
-            ('sdedit', 10, {}, "no hyperparameter 'zeta'"),
-            ('dps', 0, {}, 'num_steps must be'),
-            ('dps', 10, {'normalise': 'x'}, 'normalise must be one of'),
-            ('dps', 10, {'zeta': 2.0}, 'zeta must be given once'),
-            ('dps', 10, {'eta': 1.5}, 'eta of dps must be from 0 to 1'),
+        for task, method, num_steps, message in (
+            ('box_inpainting', make('dps'), 0, 'num_steps must be'),
+            ('box_inpainting', make('dps'), 'five', 'num_steps must be'),
+            (
+                'box_inpainting',
+                make('sdedit', tau=1500),
+                10,
+                'tau of sdedit must be from 0 to 999, got 1500',
+            ),
+            (
+                'super_resolution',
+                make('repaint'),
+                10,
+                'repaint needs a mask, which Separable is not',
+            ),
         ):
+            problems = make_problems(1, task)
+            lanes = batch.make_lanes(KEY, problems, [method])
             with self.assertRaisesRegex(ValueError, message):
                 # Not iterated: the call itself refuses.
-                sweep.run_batches(lanes, PRIOR, method, num_steps, **choices)
-
-    def test_a_number_for_all_lanes_is_that_number_in_each(self):
-        problems = make_problems(2)
-        shared = sweep.run_lanes(
-            sweep.make_lanes(KEY, problems), PRIOR, 'dps', 20, zeta=0.7
-        )
-        own = sweep.make_lanes(KEY, problems, [{'zeta': 0.7}])
-        expected = sweep.run_lanes(own, PRIOR, 'dps', 20)
-        np.testing.assert_array_equal(shared.x, expected.x)
+                batch.run_batches(lanes, PRIOR, num_steps)
 
     def test_restore_is_the_lanes_of_one_image(self):
         (measured,) = make_problems(1)
-        restored = sweep.restore(
-            measured, PRIOR, 'dps', 20, key=KEY, num_samples=2, zeta=0.7
-        )
-        lanes = sweep.make_lanes(KEY, [measured], [{'zeta': 0.7}], 2)
-        expected = sweep.run_lanes(lanes, PRIOR, 'dps', 20)
-        np.testing.assert_array_equal(restored.x, expected.x)
+        for asked in (
+            {'method': 'dps', 'zeta': 0.7},
+            {'method': METHODS['dps'], 'zeta': 0.7},
+            {'method': METHODS['dps'](0.7)},
+        ):
+            restored = restoration.restore(
+                measured, PRIOR, num_steps=20, seed=KEY, num_samples=2, **asked
+            )
+            lanes = batch.make_lanes(KEY, [measured], dps(0.7), 2)
+            expected = batch.run_lanes(lanes, PRIOR, 20)
+            np.testing.assert_array_equal(restored.samples, expected.x)
 
 
 class MemoryTest(absltest.TestCase):
@@ -232,11 +243,11 @@ class MemoryTest(absltest.TestCase):
         )
         held = []
         for num_samples in (4, 200):
-            lanes = sweep.make_lanes(KEY, problems, num_samples=num_samples)
+            lanes = batch.make_lanes(
+                KEY, problems, [make('unconditional')], num_samples
+            )
             seen = []
-            for result in sweep.run_batches(
-                lanes, prior, 'unconditional', 2, max_lanes=4
-            ):
+            for result in batch.run_batches(lanes, prior, 2, max_lanes=4):
                 del result
                 seen.append(sum(a.nbytes for a in jax.live_arrays()))
             held.append(max(seen) - lanes.keys.nbytes)
@@ -245,28 +256,28 @@ class MemoryTest(absltest.TestCase):
         self.assertLess(held[1] - held[0], 64 * 1024)
 
     def test_the_lanes_that_are_found_to_fit_do_fit(self):
-        lanes = sweep.make_lanes(KEY, make_problems(2), [{'zeta': 1.0}])
-        arguments = lanes, PRIOR, 'dps', 10
-        memory = sweep.batch_bytes(*arguments, max_lanes=5)
-        fitting = sweep.lanes_within(memory, *arguments)
+        lanes = batch.make_lanes(KEY, make_problems(2), dps(1.0))
+        arguments = lanes, PRIOR, 10
+        memory = batch.batch_bytes(*arguments, max_lanes=5)
+        fitting = batch.lanes_within(memory, *arguments)
         self.assertLessEqual(
-            sweep.batch_bytes(*arguments, max_lanes=fitting), memory
+            batch.batch_bytes(*arguments, max_lanes=fitting), memory
         )
         # One of the five may be lost to the rounding of small buffers.
         self.assertBetween(fitting, 4, 5)
 
     def test_memory_that_holds_no_lane_is_refused(self):
-        lanes = sweep.make_lanes(KEY, make_problems(1))
+        lanes = batch.make_lanes(KEY, make_problems(1), dps(1.0))
         with self.assertRaisesRegex(ValueError, 'which one lane takes, got'):
-            sweep.lanes_within(1000, lanes, PRIOR, 'dps', 10)
+            batch.lanes_within(1000, lanes, PRIOR, 10)
 
 
 class SkippedStepsTest(parameterized.TestCase):
     def test_info_is_nan_for_the_steps_that_no_lane_needs(self):
-        settings = sweep.grid(tau=[200, 444])
-        lanes = sweep.make_lanes(KEY, make_problems(2), settings)
+        settings = [make('sdedit', tau=t) for t in (200, 444)]
+        lanes = batch.make_lanes(KEY, make_problems(2), settings)
         # Kept timesteps are 999, 888, ..., 0: the first five are above 444.
-        result = sweep.run_lanes(lanes, PRIOR, 'sdedit', 10, stretch=3)
+        result = batch.run_lanes(lanes, PRIOR, 10, stretch=3)
         for values in result.info:
             self.assertEqual(values.shape, (4, 10))
             self.assertTrue(np.all(np.isnan(values[:, :5])))
@@ -275,18 +286,13 @@ class SkippedStepsTest(parameterized.TestCase):
     def test_taus_that_share_a_scan_give_what_each_gives_alone(self):
         problems = make_problems(2)
         taus = [100, 400, 900]
-        together = sweep.run_lanes(
-            sweep.make_lanes(KEY, problems, sweep.grid(tau=taus)),
-            PRIOR,
-            'sdedit',
-            20,
+        methods = [make('sdedit', tau=tau) for tau in taus]
+        together = batch.run_lanes(
+            batch.make_lanes(KEY, problems, methods), PRIOR, 20
         ).x.reshape(2, 3, *SHAPE)
-        for i, tau in enumerate(taus):
-            alone = sweep.run_lanes(
-                sweep.make_lanes(KEY, problems, [{'tau': tau}]),
-                PRIOR,
-                'sdedit',
-                20,
+        for i in range(len(taus)):
+            alone = batch.run_lanes(
+                batch.make_lanes(KEY, problems, methods[i : i + 1]), PRIOR, 20
             )
             np.testing.assert_allclose(together[:, i], alone.x, atol=1e-5)
 
@@ -299,7 +305,7 @@ class FirstNonfiniteStepTest(parameterized.TestCase):
                 getattr(info, name)[1, 4:] = bad
                 getattr(info, name)[2, 0] = bad
                 np.testing.assert_array_equal(
-                    sweep.first_nonfinite_step(info), [-1, 4, 0]
+                    batch.first_nonfinite_step(info), [-1, 4, 0]
                 )
 
     def test_steps_that_were_left_out_do_not_count(self):
@@ -307,25 +313,25 @@ class FirstNonfiniteStepTest(parameterized.TestCase):
         for values in info:
             values[:, :3] = np.nan
         info.residual[1, 5] = np.nan
-        np.testing.assert_array_equal(sweep.first_nonfinite_step(info), [-1, 5])
+        np.testing.assert_array_equal(batch.first_nonfinite_step(info), [-1, 5])
 
     @parameterized.parameters('unconditional', 'dps', 'score_ald')
     def test_it_finds_the_step_at_which_a_prior_breaks(self, method):
         # Kept timesteps are 999, 888, ..., 0; t = 444, number 5, is the first
         # below 500.
         breaking = BreakingPrior(PRIOR, jnp.asarray(500))
-        lanes = sweep.make_lanes(KEY, make_problems(2))
-        result = sweep.run_lanes(lanes, breaking, method, 10)
+        lanes = batch.make_lanes(KEY, make_problems(2), [make(method)])
+        result = batch.run_lanes(lanes, breaking, 10)
         np.testing.assert_array_equal(
-            sweep.first_nonfinite_step(result.info), [5, 5]
+            batch.first_nonfinite_step(result.info), [5, 5]
         )
 
     @parameterized.parameters('unconditional', 'dps', 'sdedit')
     def test_a_good_run_has_none(self, method):
-        lanes = sweep.make_lanes(KEY, make_problems(2))
-        result = sweep.run_lanes(lanes, PRIOR, method, 10)
+        lanes = batch.make_lanes(KEY, make_problems(2), [make(method)])
+        result = batch.run_lanes(lanes, PRIOR, 10)
         np.testing.assert_array_equal(
-            sweep.first_nonfinite_step(result.info), [-1, -1]
+            batch.first_nonfinite_step(result.info), [-1, -1]
         )
 
 

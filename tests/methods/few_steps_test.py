@@ -5,16 +5,16 @@ import numpy as np
 import scipy.fft
 import scipy.integrate
 from absl.testing import absltest, parameterized
-from invjax.conditioners.wiener import image_variances
 
 from invjax import (
-    conditioners,
     operators,
     problem,
     schedule,
     validation,
 )
 from invjax.diffusion import Transition
+from invjax.methods import METHODS
+from invjax.methods.wiener import image_variances
 from invjax.priors import gaussian
 
 ALPHA_BAR = schedule.alpha_bars(schedule.linear_betas())
@@ -23,6 +23,15 @@ KEY = jax.random.key(0)
 NOISE_STD = 0.1
 # What runs a few times takes longer to optimise than to run.
 QUICK = {'xla_backend_optimization_level': 0}
+
+
+def make(name, **settings):
+    """A method by its name, with flat settings."""
+    return METHODS[name].of(settings)
+
+
+def exact_guidance(posterior, transition):
+    return validation.ExactGuidance(posterior, transition=transition)
 
 
 def assumed_prior(shape):
@@ -36,7 +45,7 @@ def assumed_prior(shape):
 
 
 def wiener_unclipped(mix):
-    return conditioners.make_conditioner('wiener', mix=mix, clip=False)
+    return make('wiener', mix=mix, clip=False)
 
 
 def problem_and_posterior(prior, task):
@@ -113,13 +122,13 @@ class ExactnessTest(parameterized.TestCase):
     def test_a_step_is_exact_for_the_prior_that_it_assumes(self, task):
         prior = assumed_prior((8, 8, 3))
         measured, posterior = problem_and_posterior(prior, task)
-        exact = validation.exact_guidance(
+        exact = exact_guidance(
             gaussian.GaussianPrior.from_covariance(
                 posterior.mean, posterior.covariance, ALPHA_BAR
             ),
             Transition(kind='ddim', clip=False),
         )
-        tested = conditioners.make_conditioner('wiener', mix=0.0, clip=False)
+        tested = make('wiener', mix=0.0, clip=False)
         update, update_exactly = (
             jax.jit(
                 lambda x_t, step, update=method.update: update(
@@ -180,7 +189,7 @@ class ExactnessTest(parameterized.TestCase):
         step = schedule.Steps(*(field[1] for field in STEPS))
         x_t = jax.random.normal(KEY, prior.mean.shape)
         one, half = (
-            conditioners.make_conditioner('wiener', spread=spread).update(
+            make('wiener', spread=spread).update(
                 KEY, x_t, (), step, measured, prior
             )[0]
             for spread in (1.0, 0.5)
@@ -208,13 +217,13 @@ class ConjugateTest(parameterized.TestCase):
         left, singular, right = np.linalg.svd(
             gaussian.dense_matrix(operator.forward, shape), full_matrices=False
         )
-        # As `Spectrum.told` leaves them out.
+        # As `Spectrum.significant` leaves them out.
         singular[singular < 0.03 * singular[0]] = 0
         matrix = (left * singular) @ right
         update = jax.jit(
-            lambda x_t, step: conditioners.make_conditioner(
-                'c_pigdm', strength=3.0, clip=False
-            ).update(KEY, x_t, (), step, measured, prior)[0],
+            lambda x_t, step: make('c_pigdm', strength=3.0, clip=False).update(
+                KEY, x_t, (), step, measured, prior
+            )[0],
             compiler_options=QUICK,
         )
         x_t = jax.random.normal(KEY, shape)
@@ -233,7 +242,7 @@ class ConjugateTest(parameterized.TestCase):
         x_t = jax.random.normal(KEY, prior.mean.shape)
         for clip in (True, False):
             alone, guided = (
-                conditioners.make_conditioner(name, clip=clip, **settings)
+                make(name, clip=clip, **settings)
                 for name, settings in (
                     ('unconditional', {'transition': 'ddim'}),
                     ('c_pigdm', {'strength': 0.0}),

@@ -8,13 +8,13 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from invjax import (
-    conditioners,
     operators,
     problem,
     sampler,
     schedule,
     validation,
 )
+from invjax.methods import METHODS
 from invjax.operators.mask import Mask
 from invjax.priors import gaussian
 
@@ -30,20 +30,25 @@ STEPS = schedule.reverse_steps(ALPHA_BAR, 12)
 _QUICK = {'xla_backend_optimization_level': 0}
 
 
+def make(name, **settings):
+    """A method by its name, with flat settings."""
+    return METHODS[name].of(settings)
+
+
 def step_of(row):
     return schedule.Steps(*(field[row] for field in STEPS))
 
 
 def make_problem(noise_std=0.1, operator=None):
-    operator = operator or Mask(jnp.ones((*SHAPE[:2], 1)))
+    operator = operator or Mask(jnp.ones((*SHAPE[:2], 1)), SHAPE[-1])
     x_0 = PRIOR.sample(jax.random.key(1))
     return problem.measure(jax.random.key(2), x_0, operator, noise_std)
 
 
 def optimise(numbers, measured, x_t, step):
     """One step of sitcom: x_s and Info."""
-    conditioner = conditioners.make_conditioner('sitcom', clip=False, **numbers)
-    x_s, _, info = conditioner.update(KEY, x_t, (), step, measured, PRIOR)
+    tested = make('sitcom', clip=False, **numbers)
+    x_s, _, info = tested.update(KEY, x_t, (), step, measured, PRIOR)
     return x_s, info
 
 
@@ -140,11 +145,11 @@ class SitcomTest(parameterized.TestCase):
     def test_a_function_that_is_not_linear_is_met(self):
         operator = operators.Function.of(jnp.tanh, SHAPE)
         measured = make_problem(0.0, operator)
-        conditioner = conditioners.make_conditioner(
+        tested = make(
             'sitcom', clip=False, inner_steps=100, learning_rate=0.05, lam=0.0
         )
         x_0, _ = jax.jit(
-            lambda key: sampler.sample(key, STEPS, measured, PRIOR, conditioner)
+            lambda key: sampler.sample(key, STEPS, measured, PRIOR, tested)
         )(KEY)
         np.testing.assert_allclose(operator.forward(x_0), measured.y, atol=0.02)
 
@@ -161,9 +166,9 @@ def correlated_prior():
 
 @functools.partial(jax.jit, static_argnames='num_samples')
 def draw(numbers, steps, measured, prior, num_samples=1000):
-    conditioner = conditioners.make_conditioner('ald', clip=False, **numbers)
+    tested = make('ald', clip=False, **numbers)
     return jax.vmap(
-        lambda key: sampler.sample(key, steps, measured, prior, conditioner)[0]
+        lambda key: sampler.sample(key, steps, measured, prior, tested)[0]
     )(jax.random.split(KEY, num_samples))
 
 
@@ -246,11 +251,11 @@ class AldTest(parameterized.TestCase):
 
         @functools.partial(jax.jit, compiler_options=_QUICK)
         def move(size):
-            conditioner = conditioners.make_conditioner(
+            tested = make(
                 'ald', langevin_steps=300, langevin_size=size, clip=False
             )
-            x, state = conditioner.start(KEY, measured, STEPS)
-            moved, *_ = conditioner.update(
+            x, state = tested.start(KEY, measured, STEPS)
+            moved, *_ = tested.update(
                 KEY, x, state, step_of(0), measured, PRIOR
             )
             return jnp.std(moved) / jnp.std(x)
@@ -279,11 +284,9 @@ class AldTest(parameterized.TestCase):
         a = ALPHA_BAR[0]
         gain = np.sqrt(a) * VARIANCE / (a * VARIANCE + 1 - a)
         x_t = jax.random.normal(KEY, SHAPE)
-        conditioner = conditioners.make_conditioner(
-            'ald', langevin_steps=1, clip=False
-        )
+        tested = make('ald', langevin_steps=1, clip=False)
         x = x_t / np.sqrt(a)
-        x_0, _, _ = conditioner.update(
+        x_0, _, _ = tested.update(
             KEY, x, (), step_of(-1), make_problem(), PRIOR
         )
         np.testing.assert_allclose(

@@ -10,13 +10,13 @@ import scipy.optimize
 from absl.testing import absltest, parameterized
 
 from invjax import (
-    conditioners,
     operators,
     problem,
+    restoration,
     sampler,
     schedule,
-    sweep,
 )
+from invjax.methods import METHODS
 from invjax.priors import gaussian
 
 ALPHA_BAR = schedule.alpha_bars(schedule.linear_betas())
@@ -27,21 +27,19 @@ STEPS = schedule.reverse_steps(ALPHA_BAR, 1000)
 _QUICK = {'xla_backend_optimization_level': 0}
 
 
-@functools.partial(
-    jax.jit, static_argnames=('method', 'choices'), compiler_options=_QUICK
-)
-def _sample(numbers, measured, steps, prior, method, choices):
-    conditioner = conditioners.make_conditioner(
-        method, **numbers, **dict(choices)
-    )
-    return sampler.sample(KEY, steps, measured, prior, conditioner)
+def make(name, **settings):
+    """A method by its name, with flat settings."""
+    return METHODS[name].of(settings)
 
 
-def sample(method, measured, prior=None, steps=STEPS, **settings):
-    settings = {**conditioners.hyperparameters(method), **settings}
-    numbers, choices = conditioners.split_settings(method, settings)
-    choices = tuple(choices.items())
-    return _sample(numbers, measured, steps, prior, method, choices)
+@functools.partial(jax.jit, compiler_options=_QUICK)
+def _sample(method, measured, steps, prior):
+    return sampler.sample(KEY, steps, measured, prior, method)
+
+
+def sample(name, measured, prior=None, steps=STEPS, **settings):
+    method = jax.tree.map(np.float32, make(name, **settings))
+    return _sample(method, measured, steps, prior)
 
 
 def make_problem(task, noise_std=0.1, **parameters):
@@ -226,9 +224,8 @@ class PlugAndPlayTest(parameterized.TestCase):
             np.full(SHAPE, 0.2), 0.1, ALPHA_BAR
         )
         for levels, num_left_out in (('falling', 4), ('fixed', 0)):
-            result = sweep.restore(
-                measured, prior, 'hqs', 5, key=KEY, tau=0.0, levels=levels
-            )
+            method = make('hqs', tau=0.0, levels=levels)
+            result = restoration.restore(measured, prior, method, 5, seed=KEY)
             left_out = np.isnan(result.info.residual).sum()
             self.assertEqual(left_out, num_left_out)
 
@@ -298,9 +295,9 @@ class DipTest(parameterized.TestCase):
     ):
         operator = operators.make_operator('denoising', KEY, shape)
         measured = problem.measure(KEY, jnp.zeros(shape), operator)
-        conditioner = conditioners.make_conditioner('dip')
+        tested = make('dip')
         x, state = jax.eval_shape(
-            lambda key: conditioner.start(key, measured, STEPS), KEY
+            lambda key: tested.start(key, measured, STEPS), KEY
         )
         self.assertEqual(x.shape, shape)
         names = [n for n in state.weights['params'] if n.startswith('_Block')]
