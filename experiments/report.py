@@ -2,8 +2,9 @@
 
     python -m experiments.report --results=DIR,DIR,DIR --out=report
 
-Each folder has the cells of one task. Writes `report.md`, a figure of curves a
-metric, and one of what choices without the truth cost.
+Writes `report.md`, a figure of curves a metric, and one of what choices without
+the truth cost. Measurements that were made in several ways, and several priors,
+have a table each.
 """
 
 from invjax.commandline import record
@@ -20,12 +21,14 @@ FLAGS.string('out', None, 'Folder for the report; by default a new one.')
 def main(given):
     if not given.results:
         raise ValueError('give --results, folders that sweeps wrote.')
-    found = [cell for name in given.results for cell in cells.read(name)]
-    if not found:
-        raise ValueError(f'{", ".join(given.results)} have no cells.')
+    by_folder = {name: cells.read(name) for name in given.results}
+    for name, of_folder in by_folder.items():
+        if not of_folder:
+            raise ValueError(f'{name}, of --results, has no cells.')
+    found = [cell for of_folder in by_folder.values() for cell in of_folder]
+    found, sentences = sweeps.complete(sweeps.tell_apart(found))
     out = record.make_folder(given.out, 'report')
     record.say_if_replaced(out, 'report.md')
-    found, sentences = sweeps.complete(found)
     lines = sweeps.report(found)
     (out / 'report.md').write_text('\n'.join(lines) + '\n')
     figures.curves(out, found)

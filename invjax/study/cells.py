@@ -6,18 +6,21 @@ repeated with more settings, computes only what is missing. Each process of a ru
 appends to a file of its own; readers read them all.
 
 A cell is done when its line is there and its picture can be read. While one is
-computed, its name is locked, so that two runs into one folder share the work;
-the lock of a process that died is free again.
+computed its name is locked, so that several runs into one folder share the work.
+The locks of a process that died are free again, since the system holds them.
 """
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
 import logging
 import os
 import pathlib
+import zlib
 from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -31,8 +34,27 @@ _LOG = logging.getLogger('invjax')
 
 def cell_id(protocol: dict) -> str:
     """The name of a cell: 16 hexadecimal digits of its protocol's SHA-256."""
-    text = json.dumps(as_json(protocol), sort_keys=True, allow_nan=False)
+    text = json.dumps(
+        _canonical(as_json(protocol)), sort_keys=True, allow_nan=False
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _checksum(scores: dict) -> int:
+    """Of scores, which damage could change without a trace."""
+    text = json.dumps(as_json(scores), sort_keys=True)
+    return zlib.crc32(text.encode())
+
+
+def _canonical(data: Any) -> Any:
+    """The same numbers written the same: 3.0 and 3 are one setting."""
+    if isinstance(data, dict):
+        return {name: _canonical(value) for name, value in data.items()}
+    if isinstance(data, list):
+        return [_canonical(value) for value in data]
+    if isinstance(data, float) and data.is_integer():
+        return int(data)
+    return data
 
 
 class Store:
@@ -41,9 +63,6 @@ class Store:
     Args:
         folder: that is there.
         process: number of this process among those that share the folder.
-
-    Attributes:
-        done: names of the cells that are there, of all processes.
     """
 
     def __init__(self, folder: str | os.PathLike, process: int = 0):
@@ -51,45 +70,49 @@ class Store:
         self._lines = self.folder / f'cells-{process}.jsonl'
         self._pictures = self.folder / 'cells'
         self._pictures.mkdir(parents=True, exist_ok=True)
-        cut_torn_line(self._lines)
-        self.done: set[str] = set()
-        self.look()
+        self._done: set[str] = set()
 
-    def look(self) -> None:
-        """Look what is done by now, by whatever process."""
-        self.done |= {
-            cell['id']
-            for cell in read(self.folder)
-            if cell['id'] in self.done or is_picture(self.path(cell['id']))
-        }
+    def missing(self, names: Iterable[str]) -> list[str]:
+        """Those of some names whose cells are not done, by any process."""
+        names = list(names)
+        doubtful = {n for n in names if n not in self._done}
+        # A cell has its picture first: without one there is no need to read.
+        if any(self.path(n).exists() for n in doubtful):
+            written = {cell['id'] for cell in read(self.folder)}
+            self._done |= {
+                n for n in doubtful & written if is_picture(self.path(n))
+            }
+        return [n for n in names if n not in self._done]
 
     def path(self, name: str) -> pathlib.Path:
         """Where the picture of a cell is."""
         return picture_path(self.folder, name)
 
     @contextlib.contextmanager
-    def claimed(self, names: Iterable[str]) -> Iterator[list[str]]:
+    def claimed(
+        self, names: Iterable[str], most: int | None = None
+    ) -> Iterator[list[str]]:
         """Lock what is neither done nor being computed by another process.
 
-        Gives the names that are free, and lets go of them at the end.
+        Gives the first of the names that are free, and lets go of them at the
+        end. A process holds one claim at a time.
+
+        Args:
+            names: of cells.
+            most: how many to lock; None for all.
         """
-        with contextlib.ExitStack() as stack:
-            free = []
+        with (self._pictures / 'locks').open('ab') as file:
+            free: list[str] = []
             for name in names:
-                path = self._pictures / f'{name}.lock'
-                file = stack.enter_context(path.open('w'))
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError:
-                    continue
-                stack.callback(path.unlink, missing_ok=True)
-                free.append(name)
+                if len(free) == most:
+                    break
+                if name not in self._done and _lock(file, _place(name)):
+                    free.append(name)
             # Another may have finished some between a look and the lock.
-            self.look()
-            yield [name for name in free if name not in self.done]
+            yield self.missing(free)
 
     def write(self, protocol: dict, scores: dict, x: np.ndarray) -> None:
-        """Add a cell, unless it is there.
+        """Add a cell, unless it is done.
 
         Args:
             protocol: plain data.
@@ -97,7 +120,7 @@ class Store:
             x: (H, W, 1 or 3) in [-1, 1], written as `cells/<name>.png`.
         """
         name = cell_id(protocol)
-        if name in self.done:
+        if not self.missing([name]):
             return
         # A cell counts as soon as its line is there, so the picture comes
         # first, and reaches the disk first.
@@ -106,13 +129,42 @@ class Store:
         with partial.open('rb') as file:
             os.fsync(file.fileno())
         os.replace(partial, self.path(name))
-        cell = {'id': name, 'protocol': protocol, 'scores': scores}
+        cell = {
+            'id': name,
+            'protocol': protocol,
+            'scores': scores,
+            'checksum': _checksum(scores),
+        }
         line = json.dumps(as_json(cell), allow_nan=False)
-        with self._lines.open('a') as file:
-            file.write(line + '\n')
+        with self._lines.open('a+b') as file:
+            # Two runs may have a process of this number.
+            _lock(file, wait=True)
+            _cut(file)
+            file.write(line.encode() + b'\n')
             file.flush()
             os.fsync(file.fileno())
-        self.done.add(name)
+        self._done.add(name)
+
+
+def _place(name: str) -> int:
+    """The byte of the file of locks that stands for a cell."""
+    return int(hashlib.sha256(name.encode()).hexdigest()[:15], 16)
+
+
+def _lock(file: BinaryIO, place: int = 0, wait: bool = False) -> bool:
+    """Lock a byte of a file until it is closed; whether that went well.
+
+    On a disk without locks all are free: then what runs twice is computed
+    twice, and kept once.
+    """
+    how = fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB
+    try:
+        fcntl.lockf(file, how, 1, place)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def picture_path(folder: str | os.PathLike, name: str) -> pathlib.Path:
@@ -133,11 +185,19 @@ def is_picture(path: pathlib.Path) -> bool:
 def cut_torn_line(path: pathlib.Path) -> None:
     """Take back the end of a file that a kill has left without its newline."""
     if path.is_file():
-        content = path.read_bytes()
-        whole = content.rfind(b'\n') + 1
-        if whole < len(content):
-            with path.open('r+b') as file:
-                file.truncate(whole)
+        with path.open('r+b') as file:
+            _cut(file)
+
+
+def _cut(file: BinaryIO) -> None:
+    size = file.seek(0, os.SEEK_END)
+    if size == 0:
+        return
+    file.seek(size - 1)
+    if file.read(1) != b'\n':
+        file.seek(0)
+        file.truncate(file.read().rfind(b'\n') + 1)
+    file.seek(0, os.SEEK_END)
 
 
 def read(folder: str | os.PathLike) -> list[dict]:
@@ -149,35 +209,55 @@ def read(folder: str | os.PathLike) -> list[dict]:
     """
     cells = {}
     for path in sorted(pathlib.Path(folder).glob('cells-*.jsonl')):
+        left_out: dict[str, list[int]] = {}
         with path.open('rb') as file:
             for number, line in enumerate(file, start=1):
                 if not line.endswith(b'\n'):
                     continue  # Being written, or torn by a kill.
                 cell = _parse(line)
                 if isinstance(cell, str):
-                    _LOG.warning('%s, line %d: %s', path, number, cell)
+                    left_out.setdefault(cell, []).append(number)
                 else:
                     cells[cell['id']] = cell
+        for what, numbers in left_out.items():
+            _warn(path, _ranges(numbers), what)
     return [cells[name] for name in sorted(cells)]
+
+
+# A run reads its folder many times.
+@functools.cache
+def _warn(path: pathlib.Path, numbers: str, what: str) -> None:
+    _LOG.warning('%s, line %s: %s', path, numbers, what)
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Rising numbers in words, as `1, 4-7`."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and parts[-1][-1] == number - 1:
+            parts[-1] = [parts[-1][0], number]
+        else:
+            parts.append([number])
+    return ', '.join('-'.join(map(str, part)) for part in parts)
 
 
 def _parse(line: bytes) -> dict | str:
     """A cell, or what is wrong with its line."""
     try:
         cell = json.loads(line)
+        protocol, scores = cell['protocol'], cell['scores']
+        number = protocol.get('protocol', 1)
+        if number != PROTOCOL:
+            return (
+                f'a cell of protocol {str(number)[:20]}, left out; this version '
+                f'reads {PROTOCOL}.'
+            )
+        if cell['id'] != cell_id(protocol):
+            return 'its name does not fit its protocol, left out.'
+        if cell['checksum'] != _checksum(scores):
+            return 'its scores do not have their checksum, left out.'
+    except (KeyError, TypeError, AttributeError):
+        return 'no cell, left out.'
     except (ValueError, RecursionError):
         return 'no JSON, left out.'
-    if not (
-        isinstance(cell, dict)
-        and isinstance(cell.get('protocol'), dict)
-        and isinstance(cell.get('scores'), dict)
-    ):
-        return 'no cell, left out.'
-    if cell['protocol'].get('protocol') != PROTOCOL:
-        return (
-            f'a cell of protocol {cell["protocol"].get("protocol", 1)!r}, left '
-            f'out; this version reads {PROTOCOL}.'
-        )
-    if cell.get('id') != cell_id(cell['protocol']):
-        return 'its name does not fit its protocol, left out.'
     return cell

@@ -22,6 +22,7 @@ from invjax.methods import METHODS, Method
 from invjax.study import running, summaries
 from invjax.study.cells import cell_id, picture_path, read
 from invjax.study.plan import MEASUREMENT, Data, Plan
+from invjax.study.summaries import setting_words, words
 
 # Scores to what is better the larger it is, where a table has the best in bold.
 BETTER: dict[str, Callable[[float], float]] = {
@@ -333,18 +334,9 @@ def table(rows: Sequence[Row]) -> list[str]:
         )
         lines.append(
             f'| `{row.task}` | `{row.method}` | {row.num_steps} '
-            f'| {setting_words(row.settings)} | {numbers} |'
+            f'| {setting_words(row.settings, row.method)} | {numbers} |'
         )
     return lines
-
-
-def setting_words(settings: Mapping[str, Any]) -> str:
-    """The numbers among a method's settings, but for eta where it is 0."""
-    return ', '.join(
-        f'{name} {value:g}'
-        for name, value in settings.items()
-        if not isinstance(value, str | bool) and (name, value) != ('eta', 0)
-    )
 
 
 def best_values(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
@@ -361,17 +353,6 @@ def best_values(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
 
 def _bold(text: str, is_bold: bool) -> str:
     return f'**{text}**' if is_bold else text
-
-
-def words(estimate: metrics.Estimate | None, is_count: bool = False) -> str:
-    """An estimate with its standard error, where it has one."""
-    if estimate is None or np.isnan(estimate.mean):
-        return '-'
-    if is_count:
-        return f'{estimate.mean:g}'
-    if np.isnan(estimate.standard_error):
-        return f'{estimate.mean:.3f}'
-    return f'{estimate.mean:.3f} +- {estimate.standard_error:.3f}'
 
 
 def _as_data(row: Row) -> dict:

@@ -7,7 +7,9 @@ or set of weights is another cell.
 
 import dataclasses
 import hashlib
+import inspect
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,18 +33,19 @@ class Data:
 
     Attributes:
         prior: see `invjax.types.Prior`.
-        truths: (H, W, C) in [-1, 1] each.
+        truths: (H, W, C) in [-1, 1] each; None where it is not known of a
+            measurement that was brought.
         first_image: number of the first one in its data set, by which images
             have their keys.
         distances: LPIPS in the variants that are wanted.
     """
 
     prior: Any
-    truths: Sequence[np.ndarray]
+    truths: Sequence[np.ndarray | None]
     first_image: int = 0
     distances: Sequence[metrics.LPIPS] = ()
 
-    def truth(self, number: int) -> np.ndarray:
+    def truth(self, number: int) -> np.ndarray | None:
         """The image of a number of the data set."""
         return self.truths[number - self.first_image]
 
@@ -69,9 +72,12 @@ class Plan:
         has_costs: whether scores are to have network evaluations, `forward` and
             `backward`, and `seconds`: those of a batch, without compilation,
             over its lanes.
+
+    Raises:
+        ValueError: for no method, or a number that is out of its range.
     """
 
-    task: str
+    task: str | None
     methods: Sequence[Method]
     num_steps: int | str = 100
     noise_stds: Sequence[float] = (0.05,)
@@ -81,6 +87,19 @@ class Plan:
     seed: int = 0
     hold_out: float = 0.0
     has_costs: bool = False
+
+    def __post_init__(self):
+        if not self.methods:
+            raise ValueError('a plan must have at least one method, got none.')
+        number = self.num_samples
+        if number != int(number) or number < 1:
+            raise ValueError(
+                f'num_samples must be a whole number of 1 or more, got {number}.'
+            )
+        if not 0 <= self.hold_out < 1:
+            raise ValueError(
+                f'hold_out must be from 0 to below 1, got {self.hold_out}.'
+            )
 
     def root(self) -> jax.Array:
         """The key of the study."""
@@ -140,13 +159,9 @@ class Plan:
                 'protocol': PROTOCOL,
                 'task': self.task,
                 'operator': found.operator.describe(),
-                'noise_std': noise_std,
-                'noise': dict(self.noise) or {'noise': 'gaussian'},
-                'seed': self.seed,
                 'image': number,
-                'image_sha256': hashlib.sha256(
-                    np.ascontiguousarray(truth, np.float32).tobytes()
-                ).hexdigest(),
+                'image_sha256': None if truth is None else _digest(truth),
+                **self.describe_measurement(found, noise_std),
             }
             measured.append(
                 {**shared, 'method': MEASUREMENT, 'sample': 0, 'settings': {}}
@@ -155,8 +170,9 @@ class Plan:
                 {
                     **shared,
                     **of_prior,
-                    **method.describe(),
-                    'num_steps': str(self.num_steps),
+                    **_finite(method.describe()),
+                    'num_steps': str(self.num_steps).strip(),
+                    'seed': self.seed,
                     'sample': sample,
                     'hold_out': self.hold_out,
                 }
@@ -164,6 +180,82 @@ class Plan:
                 for method in self.methods
             ]
         return measured, cells
+
+    def describe_measurement(
+        self, found: Problem, noise_std: float
+    ) -> dict[str, Any]:
+        """What a measurement depends on beside its image and operator."""
+        del found
+        noise = {'noise': 'gaussian', **self.noise}
+        return {
+            'task_parameters': {
+                **_defaults_of(self.task),
+                **self.task_parameters,
+            },
+            'noise_std': float(noise_std),
+            'noise': {
+                'noise': noise['noise'],
+                **problem.check_noise(**noise),
+            },
+            'seed': self.seed,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Brought(Plan):
+    """A plan of measurements that are brought, and not made of images.
+
+    `data.truths` are those of the problems, and `noise_stds` has one entry.
+
+    Attributes:
+        measured: the problems, of one kind of operator and one shape.
+    """
+
+    measured: Sequence[Problem] = ()
+
+    def problems(self, data: Data) -> list[Problem]:
+        """That of each image."""
+        del data
+        return list(self.measured)
+
+    def describe_measurement(
+        self, found: Problem, noise_std: float
+    ) -> dict[str, Any]:
+        """What a measurement depends on beside its image and operator."""
+        del noise_std
+        return {
+            'noise_std': float(found.noise_std),
+            'problem_sha256': _digest(*jax.tree.leaves(found.bare())),
+        }
+
+
+def _defaults_of(task: str) -> dict[str, Any]:
+    """A task's parameters where none is given; None follows the image's size."""
+    signature = inspect.signature(operators.OPERATORS[task]).parameters
+    return {
+        name: signature[name].default for name in operators.parameters(task)
+    }
+
+
+def _digest(*arrays: jax.typing.ArrayLike) -> str:
+    """SHA-256 of the shapes and values of arrays."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        values = np.asarray(array)
+        if values.dtype.kind == 'f':
+            values = values.astype(np.float32)
+        digest.update(f'{values.shape}'.encode())
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
+
+
+def _finite(described: dict[str, Any]) -> dict[str, Any]:
+    """A description whose infinite numbers are 'inf', for JSON has none."""
+    settings = {
+        name: 'inf' if value == math.inf else value
+        for name, value in described['settings'].items()
+    }
+    return {**described, 'settings': settings}
 
 
 def grid(**values: Sequence[float]) -> list[dict[str, float]]:
@@ -176,14 +268,11 @@ def grid(**values: Sequence[float]) -> list[dict[str, float]]:
 
 def describe_prior(prior) -> dict[str, str]:
     """What tells one prior's results from another's."""
-    card = getattr(prior, 'card', None)
-    if card is not None:
-        identity = card.get('parameters_sha256') or card['sha256']
-    else:
-        digest = hashlib.sha256(type(prior).__name__.encode())
-        for leaf in jax.tree.leaves(prior):
-            digest.update(np.asarray(leaf).tobytes())
-        identity = digest.hexdigest()
+    card = getattr(prior, 'card', None) or {}
+    identity = card.get('parameters_sha256') or card.get('sha256')
+    if identity is None:
+        of_values = _digest(*jax.tree.leaves(prior), prior.alpha_bar)
+        identity = f'{type(prior).__name__} {of_values}'
     network = getattr(prior, 'network', None)
     dtype = np.dtype(getattr(network, 'dtype', np.float32)).name
     return {'prior': identity, 'dtype': dtype}

@@ -1,6 +1,7 @@
 """Compute the cells that a folder lacks, batch by batch."""
 
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -31,15 +32,15 @@ class Done:
     seconds: float
 
 
-@jax.jit
-def _scores(x, truth, problem: Problem, distances):
-    found = {
-        'psnr': metrics.psnr(x, truth),
-        'ssim': metrics.ssim(x, truth),
-        'chi_square': tuning.chi_square(x, problem),
-    }
-    for lpips in distances:
-        found[f'lpips_{lpips.variant}'] = lpips(x, truth)
+@functools.partial(jax.jit, static_argnames='has_ssim')
+def _scores(x, truth, problem: Problem, distances, has_ssim):
+    found = {'chi_square': tuning.chi_square(x, problem)}
+    if truth is not None:
+        found['psnr'] = metrics.psnr(x, truth)
+        if has_ssim:
+            found['ssim'] = metrics.ssim(x, truth)
+        for lpips in distances:
+            found[f'lpips_{lpips.variant}'] = lpips(x, truth)
     return found
 
 
@@ -47,21 +48,26 @@ def score(x, truth, problem: Problem, distances=()) -> dict[str, float]:
     """What a table has of one restoration; LPIPS under its variant's name.
 
     Args:
-        x, truth: (H, W, C) in [-1, 1].
+        x: (H, W, C) in [-1, 1].
+        truth: the same, or None where it is not known: then there is chi-square
+            alone. Images of less than 11 pixels a side have no SSIM.
         problem: that x solves.
         distances: `metrics.LPIPS` of each variant that is wanted.
+
+    Raises:
+        ValueError: by LPIPS, for images that it is not for.
     """
-    found = _scores(x, truth, problem.bare(), tuple(distances))
-    return {
-        name: float(found[name])
-        for name in ('psnr', 'ssim', 'chi_square', *found)
-    }
+    has_ssim = min(problem.image_shape[:2]) >= metrics.SSIM_WINDOW
+    found = _scores(x, truth, problem.bare(), tuple(distances), has_ssim)
+    order = dict.fromkeys(['psnr', 'ssim', 'chi_square', *found])
+    return {name: float(found[name]) for name in order if name in found}
 
 
 def compute(
     folder: str | os.PathLike,
     plan: Plan,
     data: Data,
+    problems: Sequence[Problem] | None = None,
     *,
     process: int = 0,
     num_processes: int = 1,
@@ -72,35 +78,43 @@ def compute(
 ) -> Done:
     """Compute the share of a process in the cells that a folder lacks.
 
+    What another run into the same folder is computing at that moment is left to
+    it.
+
     Args:
         folder: that is there.
         plan, data: what the study consists of.
+        problems: what `plan.problems` gave, where several plans share it.
         process, num_processes: this one's number among those that share it.
         max_lanes: the most lanes at once.
         memory_gib: instead of it, as many as fit on each device, by the
             compiler's estimate.
         on_progress: called with (lane steps done, lane steps in all).
         say: what is called with a sentence for the user.
+
+    Raises:
+        ValueError: before any work, by `batch.run_batches` and by `score`.
     """
     store = Store(folder, process)
-    problems = plan.problems(data)
+    problems = plan.problems(data) if problems is None else problems
     measured, cells = plan.protocols(data, problems)
-    share = np.arange(process, len(cells), num_processes)
     names = [cell_id(cell) for cell in cells]
-    missing = np.array([i for i in share if names[i] not in store.done], int)
+    share = names[process::num_processes]
+    missing = store.missing(share)
     if len(missing) < len(share):
         say(f'{len(share) - len(missing)} of {len(share)} cells are there.')
     if process == 0:  # The first process measures for all.
         for cell, found in zip(measured, problems, strict=True):
-            if cell_id(cell) not in store.done:
+            if store.missing([cell_id(cell)]):
                 y = found.as_picture()
                 truth = data.truth(cell['image'])
                 store.write(cell, score(y, truth, found, data.distances), y)
     start = time.perf_counter()
     computed = 0
-    if len(missing):
+    if missing:
         work = _Work(plan, data, problems, cells, max_lanes, memory_gib, say)
-        computed = work.run(store, missing, names, on_progress)
+        places = {name: place for place, name in enumerate(names)}
+        computed = work.run(store, missing, places, on_progress)
     seconds = time.perf_counter() - start
     # Its programs serve no other plan, and a hundred plans' would exhaust the
     # memory maps that a process may have, where compilation then crashes.
@@ -145,30 +159,42 @@ class _Work:
                 for method in plan.methods
             ]
 
-    def run(self, store: Store, missing, names, on_progress) -> int:
-        """Compute and write cells; how many they were."""
+    def run(self, store: Store, missing, places, on_progress) -> int:
+        """Compute and write cells; how many they were.
+
+        Args:
+            store: of the cells.
+            missing: names of those that are not done.
+            places: name to place among the lanes.
+            on_progress: see `compute`.
+        """
         size = min(self.max_lanes, len(missing))
         if self.plan.has_costs:
             # The first run of a program takes more than its compilation longer.
-            first = self.lanes.take(missing[:size])
+            first = self.lanes.take(
+                np.array([places[n] for n in missing[:size]])
+            )
             next(self._batches(first, 1, size))
-        computed = 0
-        for begin in range(0, len(missing), size):
-            chunk = missing[begin : begin + size]
+        computed, left = 0, missing
+        while left:
+            with store.claimed(left, size) as free:
+                if free:
 
-            def note(done, total, begin=begin, chunk=chunk):
-                # In steps of lanes, of which a batch has `total`.
-                steps = total / size
-                on_progress(
-                    int(begin * steps + done * len(chunk) / size),
-                    int(len(missing) * steps),
-                )
+                    def note(done, total, free=free, computed=computed):
+                        # Of a batch's lanes some may be there to fill it up.
+                        steps = total // size
+                        on_progress(
+                            computed * steps + done * len(free) // size,
+                            len(missing) * steps,
+                        )
 
-            with store.claimed([names[i] for i in chunk]) as free:
-                todo = [i for i in chunk if names[i] in free]
-                if todo:
+                    todo = np.array([places[name] for name in free])
                     self._run_batch(store, todo, size, note)
-                    computed += len(todo)
+                    computed += len(free)
+            looked_at = len(left)
+            left = store.missing(left)
+            if not free and len(left) == looked_at:
+                break  # Others have claimed all that is left.
         return computed
 
     def _batches(self, lanes, num_steps, size, note=lambda done, total: None):
@@ -181,12 +207,18 @@ class _Work:
         )
 
     def _run_batch(self, store: Store, todo, size, note):
+        """Compute and write cells, at most `size`, by their places."""
         # Filled up by repetition, so that it runs the same program.
-        filled = np.resize(np.array(todo, int), size)
+        filled = np.resize(todo, size)
         with sampling_seconds() as seconds:
             lanes = self.lanes.take(filled)
-            result = next(self._batches(lanes, self.plan.num_steps, size, note))
-        failed = batch.first_nonfinite_step(result.info)
+            results = list(
+                self._batches(lanes, self.plan.num_steps, size, note)
+            )
+        x = np.concatenate([result.x for result in results])
+        failed = np.concatenate(
+            [batch.first_nonfinite_step(result.info) for result in results]
+        )
         for place, index in enumerate(todo):
             cell = self.cells[index]
             if failed[place] >= 0:
@@ -195,14 +227,15 @@ class _Work:
                     f'{cell["settings"]} is not finite from step '
                     f'{failed[place]}.'
                 )
-            x = result.x[place]
             seen, held_out = self.parts[self.lanes.rows[index]]
             truth = self.data.truth(cell['image'])
-            scores = score(x, truth, seen, self.data.distances)
+            scores = score(x[place], truth, seen, self.data.distances)
             if held_out is not None:
-                scores['held_out'] = float(tuning.chi_square(x, held_out))
+                scores['held_out'] = float(
+                    tuning.chi_square(x[place], held_out)
+                )
             if self.plan.has_costs:
                 # Methods vary fastest among cells.
                 scores |= self.costs[index % len(self.costs)]
                 scores['seconds'] = seconds['sampling'] / size
-            store.write(cell, scores, np.nan_to_num(x))
+            store.write(cell, scores, np.nan_to_num(x[place]))

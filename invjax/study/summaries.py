@@ -1,10 +1,14 @@
 """What cells say together: means over images, with standard errors."""
 
-from collections.abc import Callable, Sequence
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from invjax import metrics
+from invjax.methods import METHODS
 
 
 def choose_samples(
@@ -82,6 +86,57 @@ def summarise(
         }
         for group, by_image in groups.items()
     }
+
+
+def words(estimate: metrics.Estimate | None, is_count: bool = False) -> str:
+    """An estimate with its standard error, where it has one."""
+    if estimate is None or np.isnan(estimate.mean):
+        return '-'
+    if is_count:
+        return f'{estimate.mean:g}'
+    if np.isnan(estimate.standard_error):
+        return f'{estimate.mean:.3f}'
+    return f'{estimate.mean:.3f} +- {estimate.standard_error:.3f}'
+
+
+def shown_settings(
+    settings: Mapping[str, Any], method: str = ''
+) -> dict[str, Any]:
+    """What a reader needs of a method's settings, as they are in a protocol.
+
+    That is its numbers, but for an eta of 0, and its choices and switches where
+    they are not the default ones.
+
+    Args:
+        settings: name to value; infinity may be the text 'inf'.
+        method: its name; without it choices and switches are left out.
+    """
+    default = _default_settings(method)
+    shown = {}
+    for name, value in settings.items():
+        if value == 'inf':
+            value = math.inf
+        if isinstance(value, str | bool):
+            if method and value != default.get(name):
+                shown[name] = value
+        elif (name, value) != ('eta', 0):
+            shown[name] = value
+    return shown
+
+
+@functools.cache
+def _default_settings(method: str) -> Mapping[str, Any]:
+    return METHODS[method]().settings() if method in METHODS else {}
+
+
+def setting_words(settings: Mapping[str, Any], method: str = '') -> str:
+    """`shown_settings` in words, such as `zeta 3, normalise gradient`."""
+    return ', '.join(
+        f'{name} {value}'
+        if isinstance(value, str | bool)
+        else f'{name} {value:g}'
+        for name, value in shown_settings(settings, method).items()
+    )
 
 
 def _number(value) -> float:

@@ -10,7 +10,7 @@ from invjax import operators, restoration
 from invjax.methods import Method, method_class
 from invjax.study import running, summaries
 from invjax.study.cells import cell_id, read
-from invjax.study.evaluation import words
+from invjax.study.summaries import words
 from invjax.study.plan import MEASUREMENT, Data, Plan, grid
 
 

@@ -1,7 +1,11 @@
 """Cells on disk: named by what they depend on, whole or not there at all."""
 
 import json
+import logging
+import os
 import pathlib
+import subprocess
+import sys
 import tempfile
 
 import numpy as np
@@ -10,7 +14,15 @@ from absl.testing import absltest
 from invjax.study import cells, summaries
 from invjax.study.plan import PROTOCOL
 
+_ROOT = pathlib.Path(__file__).parents[2]
 _X = np.zeros((2, 2, 3), np.float32)
+_CLAIMING = """
+import sys, time
+from invjax.study import cells
+with cells.Store(sys.argv[1]).claimed(['a', 'b']):
+    print('claimed', flush=True)
+    time.sleep(600)
+"""
 
 
 def _protocol(image=0, **others):
@@ -71,52 +83,97 @@ class RecordsTest(absltest.TestCase):
         whole = torn.read_bytes()
         torn.write_bytes(whole[:45])
         cells.picture_path(self.folder, second['id']).unlink()
-        self.assertEqual(cells.Store(self.folder).done, set())
+        names = [first['id'], second['id']]
+        self.assertEqual(cells.Store(self.folder).missing(names), names)
         self.write(0, 1)
         self.assertEqual(torn.read_bytes(), whole)
-        self.assertLen(cells.Store(self.folder).done, 2)
+        self.assertEqual(cells.Store(self.folder).missing(names), [])
         self.assertEqual(cells.read(self.folder), [first, second])
 
     def test_foreign_lines_are_left_out_with_their_place(self):
         self.write(0)
         path = pathlib.Path(self.folder) / 'cells-0.jsonl'
         (whole,) = path.read_bytes().splitlines()
-        older = json.loads(whole)
+        older, renamed, changed = (json.loads(whole) for _ in range(3))
         del older['protocol']['protocol']
-        renamed = {**json.loads(whole), 'id': '0' * 16}
-        foreign = [
+        renamed['id'] = '0' * 16
+        changed['scores']['psnr'] = 21.0
+        lines = [
             b'no json',
             b'[]',
             b'{"id": "x"}',
+            whole,
             b'\xff\xfe',
             b'[' * 100_000,
-            json.dumps(older).encode(),
-            json.dumps(renamed).encode(),
+            *(json.dumps(c).encode() for c in (older, renamed, changed)),
         ]
-        path.write_bytes(b'\n'.join([*foreign, whole, b'']))
+        path.write_bytes(b'\n'.join([*lines, b'']))
         with self.assertLogs('invjax', 'WARNING') as logged:
             found = cells.read(self.folder)
+            # It is not said twice.
+            cells.read(self.folder)
         self.assertEqual(found, [json.loads(whole)])
-        self.assertLen(logged.output, len(foreign))
-        for number, line in enumerate(logged.output, start=1):
-            self.assertIn(f'cells-0.jsonl, line {number}: ', line)
+        said = [text.partition('cells-0.jsonl, ')[2] for text in logged.output]
+        self.assertEqual(
+            said,
+            [
+                'line 1, 5-6: no JSON, left out.',
+                'line 2-3: no cell, left out.',
+                'line 7: a cell of protocol 1, left out; this version reads 2.',
+                'line 8: its name does not fit its protocol, left out.',
+                'line 9: its scores do not have their checksum, left out.',
+            ],
+        )
 
-    def test_what_another_process_has_claimed_is_left_to_it(self):
-        first, second = cells.Store(self.folder), cells.Store(self.folder, 1)
-        with first.claimed(['a', 'b']) as free:
-            self.assertEqual(free, ['a', 'b'])
-            with second.claimed(['b', 'c']) as rest:
-                self.assertEqual(rest, ['c'])
-        # What a process that died held is free again.
-        with second.claimed(['a', 'b']) as free:
-            self.assertEqual(free, ['a', 'b'])
+    def test_any_damage_leaves_the_right_cells_and_no_others(self):
+        self.write(0, 1)
+        path = pathlib.Path(self.folder) / 'cells-0.jsonl'
+        whole = path.read_bytes()
+        right = cells.read(self.folder)
+        rng = np.random.default_rng(0)
+        logging.disable()
+        self.addCleanup(logging.disable, logging.NOTSET)
+        for _ in range(500):
+            damaged = bytearray(whole)
+            for place in rng.integers(len(whole), size=rng.integers(1, 4)):
+                damaged[place] = rng.integers(256)
+            path.write_bytes(damaged)
+            for cell in cells.read(self.folder):
+                self.assertIn(cell, right)
 
-    def test_what_another_process_has_done_meanwhile_is_not_claimed(self):
+    def test_a_whole_number_is_the_same_setting_as_a_float(self):
+        self.assertEqual(
+            cells.cell_id({'settings': {'zeta': 3}, 'parts': [1]}),
+            cells.cell_id({'settings': {'zeta': 3.0}, 'parts': [1.0]}),
+        )
+        self.assertNotEqual(
+            cells.cell_id({'clip': True}), cells.cell_id({'clip': 1.5})
+        )
+
+    def test_a_run_claims_what_is_missing_and_no_more_than_it_asked(self):
         store = cells.Store(self.folder)
-        name = cells.cell_id(_protocol(0))
+        done = cells.cell_id(_protocol(0))
         self.write(0, process=1)
-        with store.claimed([name]) as free:
-            self.assertEqual(free, [])
+        with store.claimed([done, 'a', 'b', 'c'], most=3) as free:
+            self.assertEqual(free, ['a', 'b'])
+        with store.claimed([done, 'a', 'b', 'c'], most=3) as free:
+            self.assertEqual(free, ['a', 'b', 'c'])
+
+    def test_what_another_process_has_claimed_is_left_to_it_until_it_dies(self):
+        other = subprocess.Popen(
+            [sys.executable, '-c', _CLAIMING, self.folder],
+            stdout=subprocess.PIPE,
+            env={**os.environ, 'PYTHONPATH': str(_ROOT)},
+        )
+        self.addCleanup(other.stdout.close)
+        self.assertEqual(other.stdout.readline(), b'claimed\n')
+        store = cells.Store(self.folder, 1)
+        with store.claimed(['b', 'c']) as free:
+            self.assertEqual(free, ['c'])
+        other.kill()
+        other.wait()
+        with store.claimed(['a', 'b']) as free:
+            self.assertEqual(free, ['a', 'b'])
 
     def test_a_score_that_is_not_finite_is_strict_json(self):
         store = cells.Store(self.folder)
