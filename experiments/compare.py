@@ -13,13 +13,12 @@ grid with the highest mean PSNR on other images. Writes `compare.md`,
 without compilation.
 """
 
-import dataclasses
-
 from invjax import operators
 from invjax.commandline import groups, record, studied
 from invjax.commandline.flags import Flags
 from invjax.commandline.program import run
-from invjax.comparison import deepinv, peer
+from invjax.comparison import comparing, remote
+from invjax.report import comparisons
 from invjax.study.plan import Data
 
 FLAGS = Flags(__doc__)
@@ -38,62 +37,66 @@ FLAGS.strings(
     '--num_steps has them elsewhere; the peer has its own spacing of as many.',
 )
 FLAGS.number('noise_std', 0.05, 'In [-1, 1] units.', at_least=0, at_most=100)
-FLAGS.integer('first_tuning', 40, 'Of --images: the first to tune on.', 0)
-FLAGS.integer('num_tuning', 0, 'How many to tune the peer on.', 0)
-FLAGS.integer('num_shown', 3, 'Images on a sheet.', 1)
+FLAGS.integer(
+    'first_tuning', 40, 'Of --images: the first to tune on.', at_least=0
+)
+FLAGS.integer('num_tuning', 0, 'How many to tune the peer on.', at_least=0)
+FLAGS.integer('num_shown', 3, 'Images on a sheet.', at_least=1)
 studied.define_images(FLAGS)
+# As many images in turn as earn back what a faster network takes to compile.
+_NUM_LANES = 4
 
 
 def main(given):
-    asked = [deepinv.parse_run(text) for text in given.runs]
+    asked = [comparing.parse_run(text) for text in given.runs]
     for task in given.tasks:
         operators.check_names(task, ())
     if given.peer is None:
         raise ValueError('give --peer, a Python with torch and deepinv.')
-    peer.check(given.peer)
-    last = given.first_tuning + given.num_tuning
-    deepinv.check_tuning(
-        range(given.first_image, given.first_image + given.num_images),
-        range(given.first_tuning, last),
+    first, first_tuning = given.first_image, given.first_tuning
+    comparing.check_tuning(
+        range(first, first + given.num_images),
+        range(first_tuning, first_tuning + given.num_tuning),
     )
     out = record.make_folder(given.out, 'compare')
-    prior = groups.load_prior(given)
-    shape = prior.image_shape
-    data = Data(prior, studied.read_images(given, shape), given.first_image)
-    tuning = None
-    if given.num_tuning:
-        others = studied.read_images(
-            given, shape, given.first_tuning, given.num_tuning
+    record.say_if_replaced(out, 'compare.md')
+    with remote.started(given.peer) as other:
+        prior = groups.load_prior(given, _NUM_LANES)
+        found = comparing.compare(
+            other,
+            Data(prior, studied.read_images(given, prior.image_shape), first),
+            given.tasks,
+            asked,
+            tuning=_tuning(given, prior),
+            noise_std=given.noise_std,
+            seed=given.seed,
         )
-        tuning = Data(prior, others, given.first_tuning)
-    found = deepinv.compare(
-        given.peer,
-        data,
-        tuning,
-        given.tasks,
-        asked,
-        noise_std=given.noise_std,
-        seed=given.seed,
-    )
-    lines = deepinv.table(found.runs)
+    lines = comparisons.table(found.runs)
     (out / 'compare.md').write_text('\n'.join(lines) + '\n')
     record.write_json(
         out / 'compare.json',
         {
-            'runs': [
-                dataclasses.asdict(dataclasses.replace(r, x=()))
-                for r in found.runs
-            ],
+            'runs': [run.describe() for run in found.runs],
             'prior': prior.card.as_dict(),
             'peer': found.versions,
             **record.provenance(given),
         },
     )
-    shown = found.data[: given.num_shown]
     for task in given.tasks:
-        of_task = [r for r in found.runs if r.task == task]
-        deepinv.sheet(of_task, shown).save(out / f'compare_{task}.png')
+        of_task = [run for run in found.runs if run.task == task]
+        sheet = comparisons.sheet(of_task, found.images[: given.num_shown])
+        sheet.save(out / f'compare_{task}.png')
     print('\n'.join(['', *lines]))
+
+
+def _tuning(given, prior) -> Data | None:
+    """The images that the peer is tuned on."""
+    if not given.num_tuning:
+        return None
+    truths = studied.read_images(
+        given, prior.image_shape, given.first_tuning, given.num_tuning
+    )
+    return Data(prior, truths, given.first_tuning)
 
 
 if __name__ == '__main__':

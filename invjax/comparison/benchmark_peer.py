@@ -1,18 +1,17 @@
-"""The same networks in PyTorch, for `experiments.benchmark --peer`.
+"""The same networks in PyTorch, for `invjax/benchmarking.py`.
 
-Runs in an environment of its own with `torch` and `deepinv` (version 0.5). Each
-line of JSON on its input is a question, `{"network", "batch", "kind"}`, and each
-line on its output the answer: seconds of one pass, `forward` or `gradient`, or,
-for `memory`, the process's peak in bytes after a gradient. Weights are random.
-Eager, float32, in evaluation mode; the parameters ask for no gradients.
+Runs in an environment of its own with `torch` and `deepinv` (version 0.5). A
+question is `{"network", "batch", "kind"}`, and its answer the seconds of one
+pass, `forward` or `gradient`, or, for `memory`, the process's peak in bytes
+after a gradient. Weights are random. Eager, float32, in evaluation mode; the
+parameters ask for no gradients.
 """
 
-import json
-import sys
 import time
 
 import memory
 import torch
+from answers import serve
 from deepinv.models import DiffUNet
 from deepinv.models.diffunet import (
     AttentionBlock,
@@ -133,22 +132,17 @@ def _pass(network, x, t, kind):
     torch.autograd.grad(value, x)
 
 
-def main():
-    print(json.dumps('ready'), flush=True)
-    for line in sys.stdin:
-        question = json.loads(line)
-        network, side = _network(question['network'])
-        x = torch.randn(question['batch'], 3, side, side)
-        t = torch.full((question['batch'],), 500)
-        if question['kind'] == 'memory':
-            _pass(network, x, t, 'gradient')
-            answer = memory.peak_bytes()
-        else:
-            start = time.perf_counter()
-            _pass(network, x, t, question['kind'])
-            answer = time.perf_counter() - start
-        print(json.dumps(answer), flush=True)
+def _answer(question):
+    network, side = _network(question['network'])
+    x = torch.randn(question['batch'], 3, side, side)
+    t = torch.full((question['batch'],), 500)
+    if question['kind'] == 'memory':
+        _pass(network, x, t, 'gradient')
+        return memory.peak_bytes()
+    start = time.perf_counter()
+    _pass(network, x, t, question['kind'])
+    return time.perf_counter() - start
 
 
 if __name__ == '__main__':
-    main()
+    serve(_answer)

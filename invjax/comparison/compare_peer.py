@@ -1,18 +1,17 @@
-"""deepinv's own DPS, DDRM and DiffPIR, for `experiments.compare`.
+"""deepinv's own DPS, DDRM and DiffPIR, for `comparing.py`.
 
 Runs in an environment of its own with `torch` and `deepinv` (version 0.5).
-Questions and answers are those of `peer.py`; the field `do` of a question names
-one of the functions in `_ANSWERS`, and the others are its arguments. Arrays in
-files are (H, W, C) in [-1, 1]; deepinv has (1, C, H, W) in [0, 1].
+`remote.py` asks; the field `do` of a question names one of the functions in
+`_ANSWERS`, and the others are its arguments. Arrays in files are (H, W, C) in
+[-1, 1]; deepinv has (1, C, H, W) in [0, 1].
 """
 
-import json
-import sys
 import time
 
 import deepinv
 import numpy as np
 import torch
+from answers import serve
 from benchmark_peer import Faces64
 from deepinv.models import Denoiser, DiffUNet
 from deepinv.optim.data_fidelity import L2
@@ -175,13 +174,9 @@ _ANSWERS = {
 }
 
 
-def main():
-    print(json.dumps('ready'), flush=True)
-    for line in sys.stdin:
-        question = json.loads(line)
-        answer = _ANSWERS[question.pop('do')](**question)
-        print(json.dumps(answer), flush=True)
+def _answer(question):
+    return _ANSWERS[question.pop('do')](**question)
 
 
 if __name__ == '__main__':
-    main()
+    serve(_answer)

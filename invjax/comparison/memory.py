@@ -1,5 +1,7 @@
-"""The memory that a process has taken. The standard library alone, for both
-sides of `experiments.benchmark --peer`."""
+"""The memory that a process has taken.
+
+The standard library alone: both sides of a benchmark use it.
+"""
 
 import pathlib
 import resource

@@ -8,9 +8,9 @@ being `"ready"`; arrays go by files, whose paths are in the questions.
 import contextlib
 import json
 import pathlib
-import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import flax.traverse_util
 import numpy as np
@@ -28,14 +28,8 @@ _FACES64 = {
 }
 
 
-def check(python: str) -> None:
-    """Refuse, with a ValueError, what is no program, before any work."""
-    if shutil.which(python) is None:
-        raise ValueError(f'--peer must be a Python, got {python!r}.')
-
-
 @contextlib.contextmanager
-def start(python: str, script: str):
+def start(python: str, script: str) -> Iterator[Callable[..., Any]]:
     """Start a script; gives a function from a question to its answer.
 
     Args:
@@ -60,8 +54,10 @@ def start(python: str, script: str):
         ) from None
 
     def ask(**question):
-        process.stdin.write(json.dumps(question) + '\n')
-        process.stdin.flush()
+        # A process that has stopped cannot be written to, and says no more.
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(json.dumps(question) + '\n')
+            process.stdin.flush()
         line = process.stdout.readline()
         if not line:
             raise ValueError(f'{python} stopped; what it said is above.')
@@ -72,14 +68,15 @@ def start(python: str, script: str):
 
     with process:
         try:
-            if json.loads(process.stdout.readline() or 'null') != 'ready':
+            if process.stdout.readline().strip() != json.dumps('ready'):
                 raise ValueError(
                     f'{python} cannot import torch and deepinv; install them '
                     'there.'
                 )
             yield ask
         finally:
-            process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
 
 
 def state_dict(params: dict, network) -> dict[str, np.ndarray]:

@@ -10,8 +10,8 @@ from invjax import operators, restoration
 from invjax.methods import Method, method_class
 from invjax.study import running, summaries
 from invjax.study.cells import cell_id, read
-from invjax.study.summaries import words
 from invjax.study.plan import MEASUREMENT, Data, Plan, grid
+from invjax.study.summaries import words
 
 
 @dataclasses.dataclass(frozen=True)
