@@ -43,6 +43,11 @@ class _Gaussian:
     both (T,), and the methods `apply`, `trace` and `dense`.
     """
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C)."""
+        return self.mean.shape
+
     def __call__(self, x_t: jax.Array, t: jax.typing.ArrayLike) -> Prediction:
         """Predict the noise in x_t, exactly.
 
