@@ -9,7 +9,7 @@ _PACKAGE = pathlib.Path(__file__).parents[1] / 'invjax'
 # A module may import from its own layer and from those before it.
 _LAYERS = [
     {'docstrings', 'hub', 'compiled', 'types', 'strict_json', 'timing'},
-    {'settings', 'schedule', 'images', 'keys'},
+    {'settings', 'schedule', 'images', 'keys', 'phantoms'},
     {'notebook', 'metrics', 'diffusion'},
     {'operators'},
     {'problem'},
@@ -20,6 +20,7 @@ _LAYERS = [
     {'restoration', 'evaluations'},
     {'study'},
     {'report', 'comparison', 'benchmarking'},
+    {'training'},
     {'commandline'},
     {'__main__'},
 ]

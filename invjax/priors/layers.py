@@ -8,32 +8,43 @@ in docs/performance.md).
 import functools
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 from jax import lax
+from jax.interpreters import ad, batching, mlir
+
+from invjax.priors import winograd
 
 _CONV_DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 
 
-def _conv(x, kernel, stride=1, padding=None):
+def _plain_conv(x, kernel, stride=1, padding=None):
+    """(N, H, W, I) and (k, k, I, O) to (N, H / stride, W / stride, O)."""
     if padding is None:
         padding = [(size // 2, size // 2) for size in kernel.shape[:2]]
     return lax.conv_general_dilated(
-        x[None],
+        x,
         kernel,
         (stride, stride),
         padding,
         dimension_numbers=_CONV_DIMENSIONS,
-    )[0]
+    )
 
 
-@jax.custom_vjp
 def conv(x, kernel):
     """A convolution of odd size, zero padded, that keeps height and width.
 
-    Its input gradient is written as what it is, a convolution with the kernel
-    turned by 180 degrees and its channels exchanged. XLA's own transpose rule
-    describes the same sums by a reversed window, which on a CPU falls out of
-    the fast path inside a loop and runs 2 to 22 times slower.
+    A primitive of its own, since XLA's convolution has a gradient that is slow
+    on a CPU and a custom gradient (`jax.custom_vjp`) forgets that a batch has
+    one kernel:
+
+    -   The input gradient is written as what it is, a convolution with the
+        kernel turned by 180 degrees and its channels exchanged. XLA's own rule
+        describes the same sums by a reversed window, which on a CPU falls out
+        of the fast path inside a loop and runs 2 to 22 times slower.
+    -   The kernel gradient of a batch is one convolution over all its images,
+        where a custom gradient would make one kernel for each and add them up,
+        which takes a training step seven times as long.
 
     Args:
         x: (H, W, I).
@@ -42,22 +53,72 @@ def conv(x, kernel):
     Returns:
         (H, W, O).
     """
-    return _conv(x, kernel)
+    return _conv_p.bind(x[None], kernel)[0]
 
 
-def _conv_forward(x, kernel):
-    return _conv(x, kernel), (x, kernel)
+_conv_p = jax.extend.core.Primitive('conv')
+_conv_p.def_impl(jax.jit(_plain_conv))
 
 
-def _conv_backward(residuals, cotangent):
-    x, kernel = residuals
+@_conv_p.def_abstract_eval
+def _conv_shape(x, kernel):
+    return jax.core.ShapedArray((*x.shape[:3], kernel.shape[3]), x.dtype)
+
+
+def _conv_batch(args, axes):
+    """The rule of `vmap`: images of a batch go where images go already."""
+    x, kernel = args
+    x_axis, kernel_axis = axes
+    if kernel_axis is not None:
+        return jax.vmap(_plain_conv, axes)(x, kernel), 0
+    x = jnp.moveaxis(x, x_axis, 0)
+    out = _conv_p.bind(x.reshape(-1, *x.shape[2:]), kernel)
+    return out.reshape(*x.shape[:2], *out.shape[1:]), 0
+
+
+def _input_gradient(cotangent, x, kernel):
+    del x
     turned = kernel[::-1, ::-1].swapaxes(2, 3)
-    # Only training asks for the kernel's gradient; elsewhere it is dead code.
-    (kernel_bar,) = jax.vjp(lambda k: _conv(x, k), kernel)[1](cotangent)
-    return _conv(cotangent, turned), kernel_bar
+    return _conv_p.bind(cotangent, turned)
 
 
-conv.defvjp(_conv_forward, _conv_backward)
+def _kernel_gradient(cotangent, x, kernel):
+    shape = jax.ShapeDtypeStruct(kernel.aval.shape, kernel.aval.dtype)
+
+    def plain(x, cotangent):
+        transpose = jax.linear_transpose(lambda k: _plain_conv(x, k), shape)
+        return transpose(cotangent)[0]
+
+    def filtered(x, cotangent):
+        return winograd.kernel_gradient(x, cotangent, tile=4)
+
+    return lax.platform_dependent(
+        x,
+        cotangent,
+        cpu=filtered if _is_filtered(x, kernel.aval) else plain,
+        default=plain,
+    )
+
+
+def _is_filtered(x, kernel):
+    """Whether minimal filtering is the faster kernel gradient on a CPU.
+
+    The bounds are measured (docs/performance.md).
+    """
+    return (
+        kernel.shape[0] == 3
+        and min(kernel.shape[2:]) >= 64
+        and x.shape[1] % 4 == 0
+        and x.shape[2] % 4 == 0
+        and x.dtype == jnp.float32
+    )
+
+
+mlir.register_lowering(
+    _conv_p, mlir.lower_fun(_plain_conv, multiple_results=False)
+)
+batching.primitive_batchers[_conv_p] = _conv_batch
+ad.defbilinear(_conv_p, _input_gradient, _kernel_gradient)
 
 
 def conv_stride_2(x, kernel, padding=(1, 1)):
@@ -68,7 +129,7 @@ def conv_stride_2(x, kernel, padding=(1, 1)):
         kernel: (3, 3, I, O).
         padding: zeros before and after along both axes, (1, 1) or (0, 1).
     """
-    return _conv(x, kernel, stride=2, padding=[padding, padding])
+    return _plain_conv(x[None], kernel, 2, [padding, padding])[0]
 
 
 def _group_statistics(x, num_groups, epsilon):

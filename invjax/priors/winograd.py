@@ -113,28 +113,35 @@ def _combine(coefficients, parts):
     return sum(terms[1:], terms[0])
 
 
-def _conv(x, transformed):
-    height, width, channels = x.shape
-    points = round(len(transformed) ** 0.5)
-    m = points - 2
-    h, w = height // m, width // m
+def _input_tiles(x, m):
+    """The input transform: (N, H, W, C) to ((m + 2)**2, N H/m W/m, C)."""
+    num_images, height, width, channels = x.shape
+    points, h, w = m + 2, height // m, width // m
 
     # Row i of all tiles is row i % m of this tile or of the next one.
     x = lax.optimization_barrier(x)
-    x = jnp.pad(x, ((1, m - 1), (1, m - 1), (0, 0)))
+    x = jnp.pad(x, ((0, 0), (1, m - 1), (1, m - 1), (0, 0)))
     # The channels stay an axis of their own: over a merged one, padding and what
     # it is fused with run value by value.
-    x = x.reshape(h + 1, m, w + 1, m, channels)
-    rows = [x[:h, i] if i < m else x[1:, i - m] for i in range(points)]
+    x = x.reshape(num_images, h + 1, m, w + 1, m, channels)
+    rows = [x[:, :h, i] if i < m else x[:, 1:, i - m] for i in range(points)]
     x = jnp.stack([_combine(row, rows) for row in _INPUT[m]])
     # Else XLA fuses both transforms and computes the first one `points` times.
     x = lax.optimization_barrier(x)
     columns = [
-        x[:, :, :w, j] if j < m else x[:, :, 1:, j - m] for j in range(points)
+        x[:, :, :, :w, j] if j < m else x[:, :, :, 1:, j - m]
+        for j in range(points)
     ]
     x = jnp.stack([_combine(row, columns) for row in _INPUT[m]])
+    return x.reshape(points**2, num_images * h * w, channels)
 
-    x = x.reshape(points**2, h * w, channels)
+
+def _conv(x, transformed):
+    height, width, _ = x.shape
+    points = round(len(transformed) ** 0.5)
+    m = points - 2
+    h, w = height // m, width // m
+    x = _input_tiles(x[None], m)
     x = lax.dot_general(x, transformed, (((2,), (1,)), ((0,), (0,))))
 
     # Each transform puts its rows or columns where they belong in the image, so
@@ -172,3 +179,47 @@ def _conv_backward(prepared, cotangent):
 
 
 conv.defvjp(_conv_forward, _conv_backward)
+
+
+def _cotangent_tiles(x, m):
+    """The output transform's adjoint: (N, H, W, C) to (36 or 16, N h w, C)."""
+    num_images, height, width, channels = x.shape
+    h, w = height // m, width // m
+    x = lax.optimization_barrier(x)
+    x = x.reshape(num_images, h, m, w, m, channels)
+    rows = [x[:, :, i] for i in range(m)]
+    x = jnp.stack([_combine(column, rows) for column in _OUTPUT[m].T])
+    x = lax.optimization_barrier(x)
+    columns = [x[:, :, :, :, j] for j in range(m)]
+    x = jnp.stack([_combine(column, columns) for column in _OUTPUT[m].T])
+    return x.reshape(-1, num_images * h * w, channels)
+
+
+def kernel_gradient(x: jax.Array, cotangent: jax.Array, tile: int):
+    """What a 3 x 3 convolution of some images hands back to its kernel.
+
+    The filtering is linear in the transformed kernel, so the gradient is the
+    adjoint of each of its steps, and costs as many products as the filtering.
+
+    Args:
+        x: (N, H, W, I), what went into the convolution.
+        cotangent: (N, H, W, O), of what came out.
+        tile: m, which divides H and W.
+
+    Returns:
+        (3, 3, I, O), the sum over the images.
+    """
+    transform = _KERNEL[tile].astype(np.float32)
+    points = tile + 2
+    transformed = lax.dot_general(
+        _input_tiles(x, tile),
+        _cotangent_tiles(cotangent, tile),
+        (((1,), (1,)), ((0,), (0,))),
+    )
+    return jnp.einsum(
+        'ai,bj,baco->ijco',
+        transform,
+        transform,
+        transformed.reshape(points, points, *transformed.shape[1:]),
+        precision=lax.Precision.HIGHEST,
+    )

@@ -7,6 +7,7 @@ import numpy as np
 import scipy.signal
 from absl.testing import absltest, parameterized
 from jax import lax
+from jax.test_util import check_grads
 
 from invjax.priors import layers
 
@@ -45,6 +46,41 @@ class ConvTest(parameterized.TestCase):
         assert_close(out, expected)
         assert_close(bars[0], expected_bars[0])
         assert_close(bars[1], expected_bars[1])
+
+    @parameterized.parameters(
+        # The wide one takes the filtered kernel gradient on a CPU.
+        dict(size=1, inputs=4, outputs=5),
+        dict(size=3, inputs=4, outputs=5),
+        dict(size=3, inputs=64, outputs=65),
+    )
+    def test_a_batch_hands_its_kernel_the_sum(self, size, inputs, outputs):
+        x, kernel = normal(0, 3, 8, 8, inputs), normal(1, size, size, inputs, 1)
+        kernel = kernel * normal(2, outputs)
+        cotangents = normal(3, 3, 8, 8, outputs)
+
+        def of_batch(kernel):
+            return jax.vmap(layers.conv, (0, None))(x, kernel)
+
+        def of_each(x, cotangent):
+            return jax.vjp(lambda k: layers.conv(x, k), kernel)[1](cotangent)[0]
+
+        with jax.default_matmul_precision('highest'):
+            (summed,) = jax.vjp(of_batch, kernel)[1](cotangents)
+            each = jax.vmap(of_each)(x, cotangents)
+            one = of_each(x[1], cotangents[1])
+        assert_close(summed, each.sum(0), 3e-5)
+        assert_close(each[1], one, 3e-5)
+
+    def test_a_batch_of_kernels_is_each_alone(self):
+        x, kernels = normal(0, 6, 8, 4), normal(1, 2, 3, 3, 4, 5)
+        with jax.default_matmul_precision('highest'):
+            both = jax.vmap(layers.conv, (None, 0))(x, kernels)
+            for out, kernel in zip(both, kernels, strict=True):
+                assert_close(out, layers.conv(x, kernel))
+
+    def test_its_gradient_has_a_gradient(self):
+        x, kernel = normal(0, 4, 4, 2), normal(1, 3, 3, 2, 2)
+        check_grads(layers.conv, (x, kernel), order=2, atol=1e-2, rtol=1e-2)
 
     def test_a_stride_of_2_keeps_every_second_pixel(self):
         x, kernel = normal(0, 6, 8, 4), normal(1, 3, 3, 4, 5)

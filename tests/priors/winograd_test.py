@@ -57,6 +57,26 @@ class ConvTest(parameterized.TestCase):
         self.assertIsNone(winograd.best_tile(7, 64, 64, 64))
 
 
+class KernelGradientTest(parameterized.TestCase):
+    @parameterized.product(tile=[2, 4], shape=[(8, 12, 5, 7), (4, 4, 33, 2)])
+    def test_it_is_the_sum_over_the_images_of_each_ones(self, tile, shape):
+        x, kernel = _draw(*shape)
+        batch = jnp.stack([x, -2 * x, x[::-1]])
+        cotangent = jax.random.normal(
+            jax.random.key(1), (3, *shape[:2], shape[3])
+        )
+
+        actual = winograd.kernel_gradient(batch, cotangent, tile)
+
+        expected = sum(
+            jax.vjp(lambda k, image=image: layers.conv(image, k), kernel)[1](
+                bar
+            )[0]
+            for image, bar in zip(batch, cotangent, strict=True)
+        )
+        _assert_close(actual, expected)
+
+
 class PreparedPriorTest(absltest.TestCase):
     def test_is_the_same_function_with_the_same_gradient(self):
         network = UNet(
