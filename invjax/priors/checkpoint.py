@@ -1,26 +1,29 @@
 """From a name or a path to a prior: download, convert once, keep, restore.
 
 A kept prior is a folder with `params/`, an Orbax checkpoint, and `card.json`,
-which says what it is. `faces64` comes with the project; what is converted or
-downloaded is kept beside it, in a folder named by the source file's hash.
+which says what it is and has a checksum of both. `faces64` comes with the
+project; what is converted or downloaded is kept beside it, in a folder named by
+the source file's hash.
 """
 
-import json
+import hashlib
 import os
 import pathlib
-import shutil
+import re
+import warnings
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import orbax.checkpoint as ocp
 
 import invjax
-from invjax import hub
-from invjax.priors import convert, torch_file
+from invjax import hub, schedule
+from invjax.priors import check, convert, kept, torch_file
 from invjax.priors.card import Card
+from invjax.priors.kept import save_prior
 from invjax.priors.unet import NetworkPrior, UNet
+
+__all__ = ['KNOWN_PRIORS', 'checkpoint_root', 'load_prior', 'save_prior']
 
 
 class KnownPrior(NamedTuple):
@@ -65,6 +68,10 @@ KNOWN_PRIORS = {
 
 _SUFFIXES = ('.pt', '.pth', '.safetensors')
 
+# What only the user can know of a file, besides `convert.OVERRIDES`.
+_TRAINING = ('noise_schedule', 'num_train_steps', 'rescale_timesteps')
+_CHOICES = ('weights_key', 'check')
+
 
 def checkpoint_root() -> pathlib.Path:
     """The folder where converted priors are kept.
@@ -102,8 +109,14 @@ def load_prior(
             or a folder that this function or `save_prior` made.
         dtype: of the computation, float32 or bfloat16.
         remat: whether gradients recompute the inside of blocks to save memory.
-        **overrides: what shapes cannot tell of a file's architecture
-            (`convert.OVERRIDES`). The others have it on their card.
+        **overrides: what a file does not tell of itself. Others have it on
+            their card. Of its architecture: `convert.OVERRIDES`. Of its
+            training: `noise_schedule` (default: linear), `num_train_steps`
+            (1000) and `rescale_timesteps` (False: the network takes timesteps
+            as they are, not as if there were 1000). `weights_key` takes other
+            weights than averaged ones (`torch_file.read_weights`). `check`
+            (True) says whether a file that is converted must denoise a picture,
+            as weights that were trained do (`check.py`).
 
     Returns:
         The prior, its parameters in float32. Its `card` has `name`, `sha256` of
@@ -119,8 +132,8 @@ def load_prior(
 
 def _folder_of(prior: str, overrides: dict) -> pathlib.Path:
     path = pathlib.Path(prior).expanduser().absolute()
-    kept = (path / 'card.json').is_file()
-    if overrides and (prior in KNOWN_PRIORS or kept):
+    is_kept = (path / 'card.json').is_file()
+    if overrides and (prior in KNOWN_PRIORS or is_kept):
         raise ValueError(
             f'{", ".join(overrides)} of {prior} cannot be overridden, since its '
             'architecture is known; only that of a file can.'
@@ -130,9 +143,9 @@ def _folder_of(prior: str, overrides: dict) -> pathlib.Path:
         if known.repository is None:
             return _embedded(prior)
         return _converted(_fetch(prior, known), {}, prior)
-    if kept:
+    if is_kept:
         return path
-    if path.is_file() and path.suffix in _SUFFIXES:
+    if path.is_file():
         return _converted(path, overrides)
     if path.suffix in _SUFFIXES:
         raise FileNotFoundError(f'there is no file {prior}.')
@@ -162,96 +175,144 @@ def _fetch(name: str, known: KnownPrior) -> pathlib.Path:
 
 
 def _converted(
-    path: pathlib.Path, overrides: dict, name: str | None = None
+    path: pathlib.Path, options: dict, name: str | None = None
 ) -> pathlib.Path:
     """The folder of a converted file; made if it is not there yet."""
     known = KNOWN_PRIORS.get(name)
+    _check_options(options)
     sha256 = torch_file.file_sha256(path)
     if known is not None and known.sha256 not in (None, sha256):
         raise ValueError(
             f'{path} is not {name}: its SHA256 is {sha256}, not {known.sha256}.'
         )
     stem = name if name is not None else path.stem
-    suffix = ''.join(f'-{k}={v}' for k, v in sorted(overrides.items()))
-    folder = checkpoint_root() / f'{stem}-{sha256[:12]}{suffix}'
-    if (folder / 'card.json').is_file():
+    folder = checkpoint_root() / _folder_name(stem, sha256, options)
+    if kept.has_checksum(folder):
         return folder
-    state_dict = torch_file.read_state_dict(path)
+    architecture = {
+        name: value
+        for name, value in options.items()
+        if name not in (*_TRAINING, *_CHOICES)
+    }
+    weights = torch_file.read_weights(path, options.get('weights_key'))
     try:
         params, network = convert.convert(
-            state_dict, None if known is None else known.network, **overrides
+            weights.tensors,
+            None if known is None else known.network,
+            **architecture,
         )
+        card = {
+            'name': stem,
+            'source': path.name,
+            'sha256': sha256,
+            'weights': weights.key,
+            'averaged': weights.averaged,
+            'architecture': convert.describe(network),
+            **_training(options, None if known else network),
+            'note': 'converted from a file' if known is None else known.note,
+        }
+        if options.get('check', True):
+            check.refuse_unless_it_denoises(_prior(params, Card(card)))
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from None
-    card = {
-        'name': stem,
-        'source': path.name,
-        'sha256': sha256,
-        'architecture': convert.describe(network),
-        'noise_schedule': 'linear',
-        'num_train_steps': 1000,
-        'note': known.note if known is not None else 'converted from a file',
-    }
-    save_prior(folder, params, card)
+    kept.write(folder, params, card, replace=False)
     return folder
 
 
-def save_prior(folder: str | os.PathLike, params: dict, card: dict) -> None:
-    """Keep parameters and their card as a folder that `load_prior` takes.
+def _check_options(options: dict) -> None:
+    """Refuse an option that is unknown, or whose value cannot be."""
+    known = (*convert.OVERRIDES, *_TRAINING, *_CHOICES)
+    unknown = set(options) - set(known)
+    if unknown:
+        raise ValueError(
+            f'{", ".join(sorted(unknown))} cannot be overridden; '
+            f'choose among {", ".join(known)}.'
+        )
+    schedules = tuple(schedule.SCHEDULES)
+    if options.get('noise_schedule', schedules[0]) not in schedules:
+        raise ValueError(
+            f'noise_schedule must be one of {", ".join(schedules)}, got '
+            f'{options["noise_schedule"]!r}.'
+        )
+    num_train_steps = options.get('num_train_steps', 1000)
+    if type(num_train_steps) is not int or not 2 <= num_train_steps <= 100_000:
+        raise ValueError(
+            'num_train_steps must be a number from 2 to 100000, got '
+            f'{num_train_steps!r}.'
+        )
+    for name, kind in (
+        ('rescale_timesteps', bool),
+        ('check', bool),
+        ('weights_key', str),
+    ):
+        if name in options and type(options[name]) is not kind:
+            raise ValueError(
+                f'{name} must be of type {kind.__name__}, got '
+                f'{options[name]!r}.'
+            )
+
+
+def _training(options: dict, network: UNet | None) -> dict:
+    """How a network was trained, for its card.
 
     Args:
-        folder: is replaced if it has a prior in it.
-        params: nested dict of arrays, of any floating type.
-        card: plain data with `name`, `architecture` (`convert.describe`),
-            `noise_schedule` and `num_train_steps`.
-
-    Raises:
-        ValueError: if the folder has something else in it.
+        options: of the user.
+        network: None if it is known to be of the defaults.
     """
-    folder = pathlib.Path(folder).absolute()
-    if folder.exists():
-        # Orbax begins with a `params.` of another ending, which an interruption
-        # leaves.
-        others = {
-            entry.name
-            for entry in folder.iterdir()
-            if not entry.name.startswith(('params', 'card.json'))
-        }
-        if others:
-            raise ValueError(
-                f'{folder} must be a new or empty folder, or one with a prior '
-                f'to replace, but it has {min(others)} in it.'
-            )
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        checkpointer.save(folder / 'params', params)
-    # Last, since its presence says that the folder is complete.
-    text = json.dumps(card, indent=2) + '\n'
-    (folder / 'card.json').write_text(text)
+    asked = ['noise_schedule', 'num_train_steps']
+    if options.get('num_train_steps') != 1000:
+        asked.append('rescale_timesteps')
+    missing = [name for name in asked if name not in options]
+    # The weights of guided-diffusion resample inside residual blocks.
+    if network is not None and network.resample != 'resblock' and missing:
+        raise ValueError(
+            f'set {", ".join(missing)}: it resamples as the networks of '
+            'improved-diffusion (Nichol and Dhariwal, 2021) do, which were '
+            'trained with several noise schedules, such as cosine over 4000 '
+            'steps with rescaled timesteps.'
+        )
+    return {
+        'noise_schedule': options.get('noise_schedule', 'linear'),
+        'num_train_steps': options.get('num_train_steps', 1000),
+        'rescale_timesteps': options.get('rescale_timesteps', False),
+    }
+
+
+def _folder_name(stem: str, sha256: str, options: dict) -> str:
+    """A name for a converted file with these options, of a length that fits."""
+    stem = re.sub(r'[^\w.-]', '_', stem, flags=re.ASCII)[:80]
+    suffix = ''.join(f'-{k}={v}' for k, v in sorted(options.items()))
+    if not re.fullmatch(r'[\w.=-]{0,100}', suffix, flags=re.ASCII):
+        digest = hashlib.sha256(suffix.encode('utf-8', 'surrogatepass'))
+        suffix = f'-{digest.hexdigest()[:12]}'
+    return f'{stem}-{sha256[:12]}{suffix}'
 
 
 def _restore(folder: pathlib.Path, dtype, remat) -> NetworkPrior:
-    card = Card.read(folder)
-    network = convert.network_from_description(
-        card['architecture'], dtype=dtype, remat=remat
-    )
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        metadata = checkpointer.metadata(folder / 'params').item_metadata
-        # As NumPy arrays, so that a checkpoint does not ask for the devices
-        # that it was written on.
-        numpy_args = jax.tree.map(
-            lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata.tree
+    params, fields = kept.read(folder)
+    card = Card(fields, Card.read(folder).tuned)
+    if not kept.has_checksum(folder):
+        warnings.warn(
+            f'{folder} has no checksum, so damage to it would not be noticed; '
+            'convert its weights again.',
+            stacklevel=3,
         )
-        params = checkpointer.restore(
-            folder / 'params', restore_args=numpy_args
-        )
+    return _prior(params, card, dtype=dtype, remat=remat)
+
+
+def _prior(params: dict, card: Card, **fields) -> NetworkPrior:
+    """A prior of parameters, as its card says; `fields` are of its UNet."""
+    num_train_steps = card['num_train_steps']
+    if card.get('rescale_timesteps'):
+        fields['timestep_scale'] = 1000 / num_train_steps
     return NetworkPrior(
         params=jax.tree.map(
             lambda leaf: jnp.asarray(leaf, jnp.float32), params
         ),
-        network=network,
+        network=convert.network_from_description(
+            card['architecture'], **fields
+        ),
         noise_schedule=card['noise_schedule'],
-        num_train_steps=card['num_train_steps'],
+        num_train_steps=num_train_steps,
         card=card,
     )

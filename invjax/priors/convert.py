@@ -11,14 +11,12 @@ the same names, so conversion renames and transposes:
 """
 
 import collections
-import functools
 import re
 
 import flax.traverse_util
-import jax
-import jax.numpy as jnp
 import numpy as np
 
+from invjax.priors.excerpts import excerpt, listing
 from invjax.priors.unet import UNet
 
 # Fields of UNet that names and shapes determine; the others have defaults that
@@ -42,6 +40,20 @@ OVERRIDES = (
     'remat',
 )
 
+# The side of the images by `channel_mult`, as the authors' codes choose it:
+# guided-diffusion's, and improved-diffusion's for 32.
+_SIDES = {
+    (1, 2, 2, 2): 32,
+    (1, 2, 3, 4): 64,
+    (1, 1, 2, 3, 4): 128,
+    (1, 1, 2, 2, 4, 4): 256,
+    (0.5, 1, 1, 2, 2, 4, 4): 512,
+}
+# Beyond any network of this family; a file can claim more.
+_MAX_LEVELS = 10
+_MAX_BLOCKS = 200
+_MAX_SIDE = 8192
+
 
 def describe(network: UNet) -> dict:
     """The architecture as plain data, for cards and messages."""
@@ -59,12 +71,43 @@ def describe(network: UNet) -> dict:
 
 
 def network_from_description(description: dict, **overrides) -> UNet:
-    """The inverse of `describe`, with other fields of UNet on top."""
+    """The inverse of `describe`, with other fields of UNet on top.
+
+    Raises:
+        ValueError: for a field that `describe` does not give, or numbers that
+            no network of this family has.
+    """
+    unknown = set(description) - set(describe(UNet()))
+    if unknown:
+        raise ValueError(
+            f'an architecture has no field {excerpt(str(min(unknown)))!r}.'
+        )
     fields = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in description.items()
     }
-    return UNet(**fields | overrides)
+    network = UNet(**fields | overrides)
+    counts = (
+        network.model_channels,
+        network.in_channels,
+        network.out_channels,
+        network.image_size,
+        network.num_res_blocks,
+        network.num_heads,
+        len(network.channel_mult),
+        len(network.attention_downsamplings),
+    )
+    if not (
+        all(isinstance(n, int) and 0 <= n <= 2**16 for n in counts)
+        and all(0 < multiple <= 100 for multiple in network.channel_mult)
+        and len(network.channel_mult) <= _MAX_LEVELS
+        and network.num_res_blocks <= _MAX_BLOCKS
+    ):
+        raise ValueError(
+            'an architecture must have counts of up to '
+            f'{_MAX_LEVELS} levels and {_MAX_BLOCKS} blocks.'
+        )
+    return network
 
 
 def infer_architecture(shapes: dict[str, tuple[int, ...]], **overrides) -> UNet:
@@ -72,8 +115,10 @@ def infer_architecture(shapes: dict[str, tuple[int, ...]], **overrides) -> UNet:
 
     Shapes cannot tell the order of attention channels (default: legacy), the
     width of a head (default: 64 channels) or the size of the training images.
-    The family attends first at 16 x 16, so the size is taken as 16 times the
-    smallest downsampling that has attention, and 256 where none has.
+    For the channel multipliers that the authors' codes use, the size is the one
+    that they use them for. With others the family attends at 8, 16 and 32
+    pixels where it attends at three levels, and at 8 and 16 or at 16 where at
+    fewer; the size follows from the smallest downsampling that has attention.
 
     Args:
         shapes: PyTorch name to shape.
@@ -82,8 +127,9 @@ def infer_architecture(shapes: dict[str, tuple[int, ...]], **overrides) -> UNet:
 
     Raises:
         ValueError: for an unknown override, names that are not those of a
-            guided-diffusion U-Net, or a number or width of heads that does not
-            divide the channels at which the network attends.
+            guided-diffusion U-Net, a number or width of heads that does not
+            divide the channels at which the network attends, or a size of
+            images that the network cannot have or that has to be given.
     """
     unknown = set(overrides) - set(OVERRIDES)
     if unknown:
@@ -93,20 +139,67 @@ def infer_architecture(shapes: dict[str, tuple[int, ...]], **overrides) -> UNet:
         )
     if overrides.get('num_heads') is not None:
         overrides = {'head_channels': None} | overrides
+    for name in ('num_heads', 'head_channels'):
+        if not isinstance(overrides.get(name), int | None):
+            raise ValueError(
+                f'{name} must be a number, got {overrides[name]!r}.'
+            )
     network = _read_off(shapes).clone(**overrides)
+    _check_channels(network)
     _check_heads(network)
-    return network
+    return network.clone(image_size=_side(network, overrides))
+
+
+def _side(network: UNet, overrides: dict) -> int:
+    """The side of the network's images, checked where it is overridden."""
+    smallest = 2 ** (len(network.channel_mult) - 1)
+    side = overrides.get('image_size')
+    if side is None:
+        side = _SIDES.get(network.channel_mult)
+    attended = network.attention_downsamplings
+    if side is None and 1 <= len(attended) <= 3:
+        # Attention is at sides of 8 and 16, and at 32 where at three levels.
+        side = (32 if len(attended) == 3 else 16) * min(attended)
+    if side is None:
+        raise ValueError(
+            'the size of its images cannot be told from its shapes; override '
+            'image_size with the side that it was trained on.'
+        )
+    is_count = isinstance(side, int) and 1 <= side <= _MAX_SIDE
+    if not is_count or side % smallest:
+        raise ValueError(
+            f'image_size must be from {smallest} to {_MAX_SIDE} pixels and '
+            f'divisible by {smallest} for its {len(network.channel_mult)} '
+            f'levels, got {side}.'
+        )
+    return side
+
+
+def _check_channels(network: UNet) -> None:
+    inputs, outputs = network.in_channels, network.out_channels
+    if outputs not in (inputs, 2 * inputs):
+        raise ValueError(
+            f'a prior predicts the noise in its input, and may predict its '
+            f'variance, but this network has {outputs} output channels for '
+            f'{inputs} of its input.'
+        )
+    widths = (2 * network.model_channels, *network.level_channels)
+    if any(width < 32 or width % 32 for width in widths):
+        raise ValueError(
+            'the channels of each level must be divisible by 32, the number '
+            f'of groups of a normalisation, got {widths[1:]}.'
+        )
 
 
 def _check_heads(network: UNet) -> None:
     attended = sorted(
         {
-            multiple * network.model_channels
-            for level, multiple in enumerate(network.channel_mult)
+            channels
+            for level, channels in enumerate(network.level_channels)
             if 2**level in network.attention_downsamplings
         }
         # The middle attends in any case.
-        | {network.channel_mult[-1] * network.model_channels}
+        | {network.level_channels[-1]}
     )
     width, number = network.head_channels, network.num_heads
     heads = f'{number} heads' if width is None else f'heads of {width} channels'
@@ -124,18 +217,26 @@ def _read_off(shapes) -> UNet:
     """The architecture, with defaults for what shapes cannot tell."""
     try:
         return UNet(**_infer(shapes))
-    except (KeyError, IndexError, ZeroDivisionError):
-        some = ', '.join(sorted(shapes)[:3])
+    except (
+        IndexError,
+        KeyError,
+        TypeError,
+        ValueError,
+        ZeroDivisionError,
+    ):
         raise ValueError(
             'the names are not those of a guided-diffusion U-Net, which has '
             '`time_embed.0.weight`, `input_blocks.0.0.weight` and so on; this '
-            f'file has {len(shapes)} tensors such as {some}.'
+            f'file has {len(shapes)} tensors such as '
+            f'{listing(sorted(shapes)[:3], 32)} instead.'
         ) from None
 
 
 def _infer(shapes) -> dict:
-    model_channels = shapes['time_embed.0.weight'][1]
-    num_blocks = 1 + max(_block_indices(shapes, 'output_blocks'))
+    _, model_channels = shapes['time_embed.0.weight']
+    num_blocks = 1 + max(_block_indices(shapes, 'output_blocks'), default=-1)
+    if not 1 <= num_blocks <= min(len(shapes), _MAX_BLOCKS):
+        raise KeyError('output_blocks')
     level_ends = [
         i
         for i in range(num_blocks)
@@ -152,16 +253,16 @@ def _infer(shapes) -> dict:
     # where layers that resample have no parameters, at a gap on the way down.
     if level_ends:
         length = level_ends[0] + 1
-        inside = f'output_blocks.{level_ends[0]}.'
-        conv = any(
-            re.fullmatch(inside + r'\d\.conv\.weight', n) for n in shapes
-        )
+        inside = rf'output_blocks\.{level_ends[0]}\.\d\.conv\.weight'
+        conv = any(re.fullmatch(inside, name) for name in shapes)
         resample = 'conv' if conv else 'resblock'
     elif down_blocks:
         length, resample = down_blocks[0], 'plain'
     else:
         length, resample = num_blocks, 'resblock'
     num_levels = num_blocks // length
+    if num_levels > _MAX_LEVELS:
+        raise KeyError('input_blocks')
 
     channels, attended = [], []
     for level in range(num_levels):
@@ -171,9 +272,8 @@ def _infer(shapes) -> dict:
             attended.append(2**level)
     embedding = shapes['input_blocks.1.0.emb_layers.1.weight'][0]
     return {
-        'image_size': 16 * min(attended, default=16),
         'model_channels': model_channels,
-        'channel_mult': tuple(c // model_channels for c in channels),
+        'channel_mult': tuple(_multiple(c, model_channels) for c in channels),
         'num_res_blocks': length - 1,
         'attention_downsamplings': tuple(attended),
         'scale_shift': embedding == 2 * channels[0],
@@ -183,8 +283,15 @@ def _infer(shapes) -> dict:
     }
 
 
+def _multiple(channels: int, model_channels: int) -> int | float:
+    """An integer where it is one: 0.5 is the only other that is in use."""
+    whole, rest = divmod(channels, model_channels)
+    return whole if rest == 0 else channels / model_channels
+
+
 def _block_indices(shapes, stem) -> set[int]:
-    matches = (re.match(rf'{stem}\.(\d+)\.', name) for name in shapes)
+    # Five digits are more than enough, and thousands cannot be converted.
+    matches = (re.match(rf'{stem}\.(\d{{1,5}})\.', name) for name in shapes)
     return {int(match[1]) for match in matches if match}
 
 
@@ -195,58 +302,139 @@ def torch_name(path: tuple[str, ...]) -> str:
     return f'{module}.{"bias" if leaf == "bias" else "weight"}'
 
 
-def _torch_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The PyTorch shape of a leaf of the given name and Flax shape."""
-    if len(shape) == 4:
-        height, width, inputs, outputs = shape
-        return outputs, inputs, height, width
-    if re.search(r'\.(qkv|proj_out)\.weight$', name):
-        return *shape[::-1], 1
-    return shape[::-1]
+def _path(name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
+    """The path of a leaf, given its PyTorch name and shape."""
+    module, _, leaf = name.rpartition('.')
+    if leaf == 'weight':
+        leaf = 'scale' if len(shape) == 1 else 'kernel'
+    return *re.sub(r'\.(\d+)', r'_\1', module).split('.'), leaf
 
 
-# One conversion asks several times, and tracing takes a second at FFHQ's size.
-@functools.lru_cache(maxsize=8)
+def expected_shapes(network: UNet) -> dict[str, tuple[int, ...]]:
+    """PyTorch name to shape for a network, without tracing it.
+
+    A file can claim any architecture, and to trace a large one takes minutes.
+    """
+    shapes = {}
+
+    def layer(name, *weight):
+        shapes[f'{name}.weight'] = weight
+        shapes[f'{name}.bias'] = weight[:1]
+
+    def res_block(name, inputs, outputs):
+        width = 2 * outputs if network.scale_shift else outputs
+        layer(f'{name}.in_layers.0', inputs)
+        layer(f'{name}.in_layers.2', outputs, inputs, 3, 3)
+        layer(f'{name}.emb_layers.1', width, embedding)
+        layer(f'{name}.out_layers.0', outputs)
+        layer(f'{name}.out_layers.3', outputs, outputs, 3, 3)
+        if inputs != outputs:
+            layer(f'{name}.skip_connection', outputs, inputs, 1, 1)
+
+    def attention(name, channels):
+        layer(f'{name}.norm', channels)
+        layer(f'{name}.qkv', 3 * channels, channels, 1)
+        layer(f'{name}.proj_out', channels, channels, 1)
+
+    def block(name, inputs, level):
+        res_block(f'{name}.0', inputs, widths[level])
+        if 2**level in network.attention_downsamplings:
+            attention(f'{name}.1', widths[level])
+        return widths[level]
+
+    def resample(name, channels, down):
+        if network.resample == 'resblock':
+            res_block(name, channels, channels)
+        elif network.resample == 'conv':
+            layer(
+                f'{name}.{"op" if down else "conv"}', channels, channels, 3, 3
+            )
+
+    widths = network.level_channels
+    embedding = 4 * network.model_channels
+    layer('time_embed.0', embedding, network.model_channels)
+    layer('time_embed.2', embedding, embedding)
+    layer('input_blocks.0.0', widths[0], network.in_channels, 3, 3)
+    channels, skips = widths[0], [widths[0]]
+    for level in range(len(widths)):
+        if level > 0:
+            resample(f'input_blocks.{len(skips)}.0', channels, down=True)
+            skips.append(channels)
+        for _ in range(network.num_res_blocks):
+            channels = block(f'input_blocks.{len(skips)}', channels, level)
+            skips.append(channels)
+    res_block('middle_block.0', channels, channels)
+    attention('middle_block.1', channels)
+    res_block('middle_block.2', channels, channels)
+    names = (f'output_blocks.{i}' for i in range(len(skips)))
+    for level in reversed(range(len(widths))):
+        for _ in range(network.num_res_blocks + 1):
+            name = next(names)
+            channels = block(name, channels + skips.pop(), level)
+        if level > 0:
+            attended = 2**level in network.attention_downsamplings
+            resample(f'{name}.{1 + attended}', channels, down=False)
+    layer('out.0', channels)
+    layer('out.2', network.out_channels, channels, 3, 3)
+    return shapes
+
+
 def expected_leaves(network: UNet) -> dict[str, tuple[tuple, tuple]]:
     """PyTorch name to (path of the leaf, PyTorch shape) for a network."""
-    side = 2 ** (len(network.channel_mult) - 1)
-    image = jnp.zeros((side, side, network.in_channels))
-    # Shapes do not depend on the heads, and one head divides all channels.
-    network = network.clone(head_channels=None, num_heads=1)
-    variables = jax.eval_shape(network.init, jax.random.key(0), image, 0)
-    leaves = flax.traverse_util.flatten_dict(variables['params'])
-    names = {path: torch_name(path) for path in leaves}
     return {
-        names[path]: (path, _torch_shape(names[path], leaf.shape))
-        for path, leaf in leaves.items()
+        name: (_path(name, shape), shape)
+        for name, shape in expected_shapes(network).items()
     }
+
+
+def flax_shapes(network: UNet) -> dict[tuple[str, ...], tuple[int, ...]]:
+    """Path to shape of the leaves of a network's parameters."""
+    leaves = expected_leaves(network).values()
+    return {path: _flax_shape(shape) for path, shape in leaves}
+
+
+def _flax_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Our shape of what PyTorch keeps in this shape; see the module's table."""
+    kernel = shape[2:] if len(shape) == 4 else ()
+    return *kernel, *shape[1::-1]
 
 
 def mismatch(shapes: dict[str, tuple[int, ...]], network: UNet) -> str | None:
     """One sentence on how names and shapes differ from a network's, or None."""
-    expected = {n: shape for n, (_, shape) in expected_leaves(network).items()}
-    both = expected.keys() & shapes.keys()
-    faults = {
-        'missing': sorted(expected.keys() - shapes.keys()),
-        'left over': sorted(shapes.keys() - expected.keys()),
-        'of another shape': [
-            f'{name} {shapes[name]}, not {expected[name]}'
-            for name in sorted(both)
-            if _squeezed(shapes[name]) != _squeezed(expected[name])
-        ],
-    }
+    expected = expected_shapes(network)
+    both = sorted(expected.keys() & shapes.keys())
+    missing = sorted(expected.keys() - shapes.keys())
+    left_over = sorted(shapes.keys() - expected.keys())
+    misshapen = [
+        f'{name} {excerpt(str(shapes[name]), 16)}, not {expected[name]}'
+        for name in both
+        if _squeezed(shapes[name]) != _squeezed(expected[name])
+    ]
+    # Of what a file says, a message repeats no more than 100 characters.
+    faults = (
+        (missing, 'missing', _first(4, missing)),
+        (left_over, 'left over', listing(left_over, 40)),
+        (misshapen, 'of another shape', _first(2, misshapen)),
+    )
     parts = [
-        f'{len(names)} {fault} ({", ".join(names[:4])}'
-        f'{", ..." if len(names) > 4 else ""})'
-        for fault, names in faults.items()
+        f'{len(names)} {fault} ({shown})'
+        for names, fault, shown in faults
         if names
     ]
+    if 'label_emb.weight' in left_over:
+        parts.append('it is class-conditional, and a prior knows no classes')
     return f'of its tensors, {"; ".join(parts)}' if parts else None
+
+
+def _first(count: int, names: list[str]) -> str:
+    return ', '.join(names[:count]) + (', ...' if len(names) > count else '')
 
 
 def _squeezed(shape):
     """Attention may be stored as 1 x 1 convolutions or as linear layers."""
-    return shape[:-1] if len(shape) == 3 and shape[-1] == 1 else shape
+    while len(shape) > 2 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
 
 
 def convert(
@@ -265,7 +453,8 @@ def convert(
     Raises:
         ValueError: if names or shapes differ from the network's; the message
             lists them and the architecture that would fit. Also for overrides
-            of a network that is given, and see `infer_architecture`.
+            of a network that is given, for weights that are no numbers or not
+            finite, and see `infer_architecture`.
     """
     shapes = {name: array.shape for name, array in state_dict.items()}
     if network is None:
@@ -282,10 +471,36 @@ def convert(
             f'{_what_fits(shapes)}'
         )
     leaves = {
-        path: _to_flax(np.asarray(state_dict[name], np.float32))
-        for name, (path, _) in expected_leaves(network).items()
+        path: _to_flax(_as_float32(name, state_dict[name]).reshape(shape))
+        for name, (path, shape) in expected_leaves(network).items()
     }
+    refuse_nonfinite(leaves)
     return flax.traverse_util.unflatten_dict(leaves), network
+
+
+def _as_float32(name: str, array: np.ndarray) -> np.ndarray:
+    # Kind V is that of bfloat16 and float8.
+    if array.dtype.kind not in 'fV':
+        raise ValueError(
+            f'the weights {name} must be floating-point numbers, got '
+            f'{array.dtype}.'
+        )
+    with np.errstate(over='ignore'):
+        return array.astype(np.float32)
+
+
+def refuse_nonfinite(leaves: dict[tuple[str, ...], np.ndarray]) -> None:
+    """Raise a ValueError if some weights are NaN or infinite."""
+    bad = [
+        torch_name(path)
+        for path, leaf in leaves.items()
+        if not np.isfinite(leaf).all()
+    ]
+    if bad:
+        raise ValueError(
+            f'NaN or infinite weights are in {len(bad)} of its {len(leaves)} '
+            f'tensors ({_first(4, bad)}), so this is no prior.'
+        )
 
 
 def _what_fits(shapes) -> str:

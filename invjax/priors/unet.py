@@ -27,7 +27,8 @@ class UNet(nn.Module):
         image_size: side that it was trained on, in pixels. Other sides that are
             divisible by 2**(levels - 1) work as far as the training carries.
         model_channels: channels of the first level, divisible by 32.
-        channel_mult: channels of each level over `model_channels`.
+        channel_mult: channels of each level over `model_channels`; half of them
+            at the first level of the family's largest network.
         num_res_blocks: residual blocks of each level on the way down.
         attention_downsamplings: downsampling factors at which blocks attend.
         num_heads: heads of each attention, where `head_channels` is None.
@@ -38,6 +39,8 @@ class UNet(nn.Module):
             a convolution) or `plain` (own layers without).
         in_channels: channels of the image.
         out_channels: `in_channels`, or twice that with a learned variance.
+        timestep_scale: what its timesteps are multiplied by. Networks that were
+            trained with `rescale_timesteps` have 1000 / T here.
         dtype: of the computation; norms, softmax, and output are float32.
         remat: whether the gradient recomputes each block rather than keep what
             is inside of it (`jax.checkpoint`).
@@ -45,7 +48,7 @@ class UNet(nn.Module):
 
     image_size: int = 256
     model_channels: int = 128
-    channel_mult: tuple[int, ...] = (1, 1, 2, 2, 4, 4)
+    channel_mult: tuple[float, ...] = (1, 1, 2, 2, 4, 4)
     num_res_blocks: int = 1
     attention_downsamplings: tuple[int, ...] = (16,)
     num_heads: int = 4
@@ -55,8 +58,14 @@ class UNet(nn.Module):
     resample: str = 'resblock'
     in_channels: int = 3
     out_channels: int = 6
+    timestep_scale: float = 1.0
     dtype: jnp.dtype = jnp.float32
     remat: bool = False
+
+    @property
+    def level_channels(self) -> tuple[int, ...]:
+        """Channels of each level."""
+        return tuple(int(m * self.model_channels) for m in self.channel_mult)
 
     @nn.compact
     def __call__(self, x, t):
@@ -83,7 +92,7 @@ class UNet(nn.Module):
             return attend(heads, order, self.dtype, name=name)(h)
 
         def block(name, h, level):
-            features = self.channel_mult[level] * self.model_channels
+            features = self.level_channels[level]
             h = res_block(features, name=f'{name}_0')(h, embedding)
             if 2**level in self.attention_downsamplings:
                 h = attention(f'{name}_1', h)
@@ -100,12 +109,13 @@ class UNet(nn.Module):
         dense = functools.partial(
             nn.Dense, 4 * self.model_channels, dtype=self.dtype
         )
+        t = self.timestep_scale * t
         embedding = blocks.timestep_embedding(t, self.model_channels)
         embedding = nn.silu(dense(name='time_embed_0')(embedding))
         embedding = dense(name='time_embed_2')(embedding)
 
         conv = functools.partial(Conv, dtype=self.dtype)
-        h = conv(self.model_channels, name='input_blocks_0_0')(x)
+        h = conv(self.level_channels[0], name='input_blocks_0_0')(x)
         skips = [h]
         levels = range(len(self.channel_mult))
         for level in levels:

@@ -1,8 +1,11 @@
 """Priors from names and files: the right outputs, kept, and clear refusals."""
 
+import json
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
 import tempfile
 from unittest import mock
 
@@ -11,11 +14,26 @@ import huggingface_hub
 import jax
 import jax.numpy as jnp
 import numpy as np
+import safetensors.numpy
 from absl.testing import absltest, parameterized
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from invjax.priors import checkpoint, convert, torch_file
+from invjax import schedule
+from invjax.priors import checkpoint, convert, kept, torch_file
 
+# The goldens have random weights, which denoise nothing.
+_UNTRAINED = {'check': False}
+_VARIETY = {
+    'head_channels': None,
+    'num_heads': 4,
+    'new_attention_order': True,
+    'image_size': 32,
+    # It resamples as improved-diffusion's networks do.
+    'noise_schedule': 'cosine',
+    'num_train_steps': 4000,
+    'rescale_timesteps': True,
+    'check': False,
+}
 _GOLDENS = pathlib.Path(__file__).parents[1] / 'goldens'
 _FFHQ_FILE = checkpoint.KNOWN_PRIORS['ffhq256'].filename
 
@@ -59,17 +77,9 @@ class CheckpointTest(parameterized.TestCase):
 
 class FileTest(CheckpointTest):
     @parameterized.named_parameters(
-        ('tiny32', 'tiny32', {'head_channels': 16}),
-        (
-            'variety32',
-            'variety32',
-            {
-                'head_channels': None,
-                'num_heads': 4,
-                'new_attention_order': True,
-                'image_size': 32,
-            },
-        ),
+        ('tiny32', 'tiny32', {'head_channels': 16, **_UNTRAINED}),
+        # Its timesteps are rescaled, so it is asked for others below.
+        ('variety32', 'variety32', _VARIETY),
     )
     def test_a_pytorch_file_gives_its_outputs_and_is_read_once(
         self, name, overrides
@@ -78,7 +88,8 @@ class FileTest(CheckpointTest):
         prior = checkpoint.load_prior(path, **overrides)
         card = prior.card
         with np.load(_GOLDENS / f'unet_{name}.npz') as golden:
-            out = outputs(prior, golden['x'], golden['t'])
+            times = golden['t'] * card['num_train_steps'] / 1000
+            out = outputs(prior, golden['x'], times)
             self.assertLess(relative_error(out, golden['out']), 2e-4)
         self.assertEqual(prior.image_shape, (32, 32, 3))
         self.assertEqual(card['sha256'], torch_file.file_sha256(path))
@@ -86,7 +97,7 @@ class FileTest(CheckpointTest):
 
         (folder,) = self.root.iterdir()
         with mock.patch.object(
-            torch_file, 'read_state_dict', side_effect=AssertionError
+            torch_file, 'read_weights', side_effect=AssertionError
         ):
             again = checkpoint.load_prior(path, **overrides)
             by_folder = checkpoint.load_prior(folder)
@@ -97,20 +108,20 @@ class FileTest(CheckpointTest):
 
     def test_each_choice_of_overrides_is_kept_by_itself(self):
         path = _GOLDENS / 'unet_tiny32.pt'
-        narrow = checkpoint.load_prior(path, head_channels=16)
-        wide = checkpoint.load_prior(path, head_channels=32)
+        narrow = checkpoint.load_prior(path, head_channels=16, **_UNTRAINED)
+        wide = checkpoint.load_prior(path, head_channels=32, **_UNTRAINED)
         self.assertEqual(narrow.network.head_channels, 16)
         self.assertEqual(wide.network.head_channels, 32)
         self.assertLen(list(self.root.iterdir()), 2)
 
     def test_a_folder_without_its_card_is_made_again(self):
         path = _GOLDENS / 'unet_tiny32.pt'
-        prior = checkpoint.load_prior(path, head_channels=16)
+        prior = checkpoint.load_prior(path, head_channels=16, **_UNTRAINED)
         # As an interruption leaves it.
         (folder,) = self.root.iterdir()
         (folder / 'card.json').unlink()
         shutil.rmtree(folder / 'params')
-        again = checkpoint.load_prior(path, head_channels=16)
+        again = checkpoint.load_prior(path, head_channels=16, **_UNTRAINED)
         assert_same_params(again.params, prior.params)
 
     def test_a_file_that_does_not_fit_is_named_and_leaves_nothing(self):
@@ -123,10 +134,164 @@ class FileTest(CheckpointTest):
     def test_a_number_of_heads_takes_the_place_of_their_width(self):
         # The attention of this file has 64 channels: heads of 32 are two.
         path = _GOLDENS / 'unet_tiny32.pt'
-        prior = checkpoint.load_prior(path, num_heads=2)
+        prior = checkpoint.load_prior(path, num_heads=2, **_UNTRAINED)
         self.assertEqual(
             (prior.network.head_channels, prior.network.num_heads), (None, 2)
         )
+
+    def test_how_it_was_trained_is_on_its_card(self):
+        path = _GOLDENS / 'unet_variety32.pt'
+        prior = checkpoint.load_prior(path, **_VARIETY)
+        card = prior.card
+        self.assertEqual(card['noise_schedule'], 'cosine')
+        self.assertEqual(card['num_train_steps'], 4000)
+        self.assertTrue(card['rescale_timesteps'])
+        np.testing.assert_array_equal(
+            prior.alpha_bar,
+            schedule.alpha_bars(schedule.cosine_betas(4000)),
+        )
+        self.assertEqual(prior.network.timestep_scale, 0.25)
+        by_folder = checkpoint.load_prior(next(self.root.iterdir()))
+        self.assertEqual(by_folder.network, prior.network)
+
+    @parameterized.parameters(
+        ((), 'set noise_schedule, num_train_steps, rescale_timesteps:'),
+        (('num_train_steps',), 'set num_train_steps:'),
+        (('rescale_timesteps',), 'set rescale_timesteps:'),
+    )
+    def test_a_family_of_several_noise_schedules_is_asked_for_its_own(
+        self, without, sentence
+    ):
+        without = without or (
+            'noise_schedule', 'num_train_steps', 'rescale_timesteps'
+        )  # fmt: skip
+        options = {k: v for k, v in _VARIETY.items() if k not in without}
+        with self.assertRaisesRegex(ValueError, sentence):
+            checkpoint.load_prior(_GOLDENS / 'unet_variety32.pt', **options)
+        self.assertEmpty(list(self.root.iterdir()))
+
+    @parameterized.parameters(
+        ('noise_schedule', 'quadratic', 'one of linear, cosine'),
+        ('noise_schedule', ['linear'], 'one of linear, cosine'),
+        ('num_train_steps', 0, 'from 2 to 100000'),
+        ('num_train_steps', 1e3, 'from 2 to 100000'),
+        ('num_train_steps', 10**9, 'from 2 to 100000'),
+        ('rescale_timesteps', 'yes', 'of type bool'),
+        ('weights_key', 3, 'of type str'),
+        ('check', 'no', 'of type bool'),
+        ('image_size', -1, 'image_size must be from 2'),
+        ('head_channels', 'wide', 'head_channels must be a number'),
+    )
+    def test_a_setting_that_cannot_be_is_refused(self, name, value, sentence):
+        options = {'head_channels': 16, **_UNTRAINED, name: value}
+        with self.assertRaisesRegex(ValueError, sentence):
+            checkpoint.load_prior(_GOLDENS / 'unet_tiny32.pt', **options)
+        self.assertEmpty(list(self.root.iterdir()))
+
+    def test_an_unknown_setting_is_refused_with_the_known_ones(self):
+        with self.assertRaisesRegex(
+            ValueError, 'nois_schedule cannot be over.*noise_schedule.*check'
+        ):
+            checkpoint.load_prior(
+                _GOLDENS / 'unet_tiny32.pt', nois_schedule='cosine'
+            )
+
+    def test_random_weights_are_refused_unless_told_otherwise(self):
+        path = _GOLDENS / 'unet_tiny32.pt'
+        with self.assertRaisesRegex(
+            ValueError, 'unet_tiny32.pt: the network does not denoise'
+        ):
+            checkpoint.load_prior(path, head_channels=16)
+        self.assertEmpty(list(self.root.iterdir()))
+
+    def test_weights_elsewhere_in_a_file_are_kept_by_themselves(self):
+        state_dict = torch_file.read_state_dict(_GOLDENS / 'unet_tiny32.pt')
+        path = self.root / 'two.safetensors'
+        raw = {f'model.{k}': 1.5 * v for k, v in state_dict.items()}
+        averaged = {f'ema.{k}': np.copy(v) for k, v in state_dict.items()}
+        safetensors.numpy.save_file(raw | averaged, path)
+        options = {'head_channels': 16, **_UNTRAINED}
+        prior = checkpoint.load_prior(path, **options)
+        card = prior.card
+        self.assertEqual((card['weights'], card['averaged']), ('ema', True))
+        other, card = checkpoint.load_prior(
+            path, weights_key='model', **options
+        )
+        self.assertEqual((card['weights'], card['averaged']), ('model', False))
+        for params, factor in ((prior.params, 1.0), (other.params, 1.5)):
+            np.testing.assert_array_equal(
+                params['out_2']['bias'], factor * state_dict['out.2.bias']
+            )
+
+    @parameterized.parameters('pytorch_model.bin', 'a.ckpt', 'a.pth.tar')
+    def test_the_content_of_a_file_decides_and_not_its_name(self, name):
+        path = self.root / name
+        shutil.copyfile(_GOLDENS / 'unet_tiny32.pt', path)
+        options = {'head_channels': 16, **_UNTRAINED}
+        prior = checkpoint.load_prior(path, **options)
+        card = prior.card
+        self.assertEqual(card['source'], name)
+        self.assertEqual(prior.network.model_channels, 32)
+
+    def test_a_card_that_was_cut_short_is_made_again(self):
+        path = _GOLDENS / 'unet_tiny32.pt'
+        options = {'head_channels': 16, **_UNTRAINED}
+        prior = checkpoint.load_prior(path, **options)
+        (folder,) = self.root.iterdir()
+        card = folder / 'card.json'
+        card.write_text(card.read_text()[:100])
+        with self.assertRaisesRegex(ValueError, f'{folder} is no prior'):
+            checkpoint.load_prior(folder)
+        again = checkpoint.load_prior(path, **options)
+        assert_same_params(again.params, prior.params)
+        self.assertLen(list(folder.iterdir()), 2)
+
+    def test_what_has_no_checksum_is_converted_again_or_warned_of(self):
+        path = _GOLDENS / 'unet_tiny32.pt'
+        options = {'head_channels': 16, **_UNTRAINED}
+        _, card = checkpoint.load_prior(path, **options)
+        (folder,) = self.root.iterdir()
+        without = {k: v for k, v in card.items() if k != kept.CHECKSUM}
+        (folder / 'card.json').write_text(json.dumps(without))
+        with self.assertWarnsRegex(UserWarning, 'has no checksum'):
+            checkpoint.load_prior(folder)
+        _, again = checkpoint.load_prior(path, **options)
+        self.assertIn(kept.CHECKSUM, again)
+
+    def test_long_and_odd_names_are_names_of_folders(self):
+        path = self.root / f'{"é" * 60} {"x" * 100}.pt'
+        shutil.copyfile(_GOLDENS / 'unet_tiny32.pt', path)
+        options = {'head_channels': 16, **_UNTRAINED}
+        checkpoint.load_prior(path, weights_key='top level', **options)
+        (folder,) = (f for f in self.root.iterdir() if f.is_dir())
+        self.assertRegex(folder.name, r'^[\w.=-]{20,255}$')
+        self.assertTrue(folder.name.isascii())
+
+    def test_two_processes_convert_one_file_at_once(self):
+        program = (
+            'import sys; from invjax.priors import checkpoint;'
+            'sys.stdin.readline();'
+            'checkpoint.load_prior(sys.argv[1], head_channels=16, check=False)'
+        )
+        processes = [
+            subprocess.Popen(
+                [sys.executable, '-c', program, _GOLDENS / 'unet_tiny32.pt'],
+                cwd=_GOLDENS.parents[1],
+                stdin=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for _ in range(3)
+        ]
+        for process in processes:
+            process.stdin.write('go\n')
+            process.stdin.flush()
+        errors = [process.communicate()[1] for process in processes]
+        codes = [process.returncode for process in processes]
+        self.assertEqual(codes, [0, 0, 0], errors)
+        (folder,) = self.root.iterdir()
+        self.assertLen(list(folder.iterdir()), 2)
+        checkpoint.load_prior(folder)
 
     def test_a_folder_of_something_else_is_not_replaced(self):
         (self.root / 'thesis.tex').write_text('years of work')

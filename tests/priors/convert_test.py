@@ -3,6 +3,8 @@
 import json
 
 import flax.traverse_util
+import jax
+import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
@@ -51,6 +53,73 @@ class InferenceTest(parameterized.TestCase):
             shapes_of(network), image_size=32, head_channels=16
         )
         self.assertEqual(inferred, network)
+
+    @parameterized.parameters(
+        # The published networks of guided-diffusion and improved-diffusion.
+        (64, (1, 2, 3, 4), (2, 4, 8)),
+        (128, (1, 1, 2, 3, 4), (4, 8, 16)),
+        (256, (1, 1, 2, 2, 4, 4), (8, 16, 32)),
+        (256, (1, 1, 2, 2, 4, 4), (16, 32)),
+        (512, (0.5, 1, 1, 2, 2, 4, 4), (16, 32, 64)),
+        (32, (1, 2, 2, 2), (2, 4)),
+        # Multipliers of nobody's code: by where it attends.
+        (128, (1, 2, 2, 4), (8,)),
+        (64, (1, 2, 4, 8), (4, 8)),
+        (64, (1, 2, 2, 4), (2, 4, 8)),
+    )
+    def test_the_size_of_images_is_that_of_the_familys_networks(
+        self, side, channel_mult, attended
+    ):
+        network = _NETWORK.clone(
+            model_channels=64,
+            channel_mult=channel_mult,
+            attention_downsamplings=attended,
+        )
+        inferred = convert.infer_architecture(
+            shapes_of(network), head_channels=32
+        )
+        self.assertEqual(inferred.image_size, side)
+        self.assertEqual(inferred.channel_mult, channel_mult)
+
+    def test_a_size_that_cannot_be_told_is_asked_for(self):
+        network = _NETWORK.clone(attention_downsamplings=())
+        with self.assertRaisesRegex(ValueError, 'override image_size'):
+            convert.infer_architecture(shapes_of(network), head_channels=16)
+
+    @parameterized.parameters(-1, 0, 33, 2**20, '32', 32.0)
+    def test_a_size_that_it_cannot_have_is_refused(self, side):
+        with self.assertRaisesRegex(
+            ValueError,
+            f'image_size must be from 2 .*divisible by 2.*got {side}',
+        ):
+            convert.infer_architecture(
+                shapes_of(_NETWORK), head_channels=16, image_size=side
+            )
+
+    @parameterized.parameters(
+        {'in_channels': 6, 'out_channels': 3},
+        {'in_channels': 1, 'out_channels': 3},
+        {'in_channels': 3, 'out_channels': 1000},
+    )
+    def test_what_predicts_no_noise_is_refused(self, in_channels, out_channels):
+        network = _NETWORK.clone(
+            in_channels=in_channels, out_channels=out_channels
+        )
+        with self.assertRaisesRegex(
+            ValueError, f'{out_channels} output channels for {in_channels} of'
+        ):
+            convert.infer_architecture(shapes_of(network), head_channels=16)
+
+    @parameterized.parameters(
+        {'num_res_blocks': 10**12},
+        {'channel_mult': [1] * 1000},
+        {'model_channels': 'many'},
+        {'depth': 3},
+    )
+    def test_a_description_that_no_network_has_is_refused(self, **fields):
+        description = convert.describe(_NETWORK) | fields
+        with self.assertRaises((ValueError, TypeError)):
+            convert.network_from_description(description)
 
     def test_the_shapes_of_ffhq256_need_no_override(self):
         self.assertEqual(convert.infer_architecture(shapes_of(UNet())), UNet())
@@ -119,6 +188,29 @@ class InferenceTest(parameterized.TestCase):
         )
 
 
+class ExpectedShapesTest(parameterized.TestCase):
+    @parameterized.parameters(
+        {},
+        {'resample': 'conv', 'scale_shift': False},
+        {'resample': 'plain', 'num_res_blocks': 2},
+        {'channel_mult': (0.5, 1, 2), 'attention_downsamplings': (1, 4)},
+        {'channel_mult': (1,), 'in_channels': 1, 'out_channels': 2},
+    )
+    def test_they_are_those_of_the_network_itself(self, **fields):
+        network = _NETWORK.clone(model_channels=64, **fields)
+        x = jnp.zeros((8, 8, network.in_channels))
+        variables = jax.eval_shape(network.init, jax.random.key(0), x, 0)
+        traced = {
+            path: leaf.shape
+            for path, leaf in flax.traverse_util.flatten_dict(
+                variables['params']
+            ).items()
+        }
+        self.assertEqual(convert.flax_shapes(network), traced)
+        names = [convert.torch_name(path) for path in traced]
+        self.assertCountEqual(names, convert.expected_shapes(network))
+
+
 class ConversionTest(parameterized.TestCase):
     def test_every_tensor_becomes_one_leaf(self):
         state_dict = numbered_state_dict(_NETWORK)
@@ -164,6 +256,47 @@ class ConversionTest(parameterized.TestCase):
         expected, _ = convert.convert(state_dict, head_channels=16)
         params, _ = convert.convert(linear, head_channels=16)
         np.testing.assert_equal(params, expected)
+
+    def test_attention_may_be_stored_as_convolutions_of_images(self):
+        state_dict = numbered_state_dict(_NETWORK)
+        convolutions = {
+            name: array[..., None] if array.ndim == 3 else array
+            for name, array in state_dict.items()
+        }
+        expected, _ = convert.convert(state_dict, head_channels=16)
+        params, _ = convert.convert(convolutions, head_channels=16)
+        np.testing.assert_equal(params, expected)
+
+    @parameterized.parameters(np.nan, np.inf, -np.inf)
+    def test_weights_that_are_not_finite_are_named(self, number):
+        state_dict = numbered_state_dict(_NETWORK)
+        state_dict['out.0.bias'][3] = number
+        with self.assertRaisesRegex(
+            ValueError, r'NaN or infinite .* 1 of its \d+ .*\(out.0.bias\)'
+        ):
+            convert.convert(state_dict, head_channels=16)
+
+    def test_weights_beyond_float32_are_not_finite(self):
+        state_dict = numbered_state_dict(_NETWORK)
+        state_dict['out.0.bias'] = np.full(32, 1e300)
+        with self.assertRaisesRegex(ValueError, 'infinite.*out.0.bias'):
+            convert.convert(state_dict, head_channels=16)
+
+    @parameterized.parameters('int8', 'complex64', 'bool')
+    def test_weights_of_another_kind_of_number_are_refused(self, dtype):
+        state_dict = numbered_state_dict(_NETWORK)
+        state_dict['out.0.bias'] = np.zeros(32, dtype)
+        with self.assertRaisesRegex(
+            ValueError,
+            f'out.0.bias must be floating-point numbers, got {dtype}',
+        ):
+            convert.convert(state_dict, head_channels=16)
+
+    def test_a_class_conditional_network_is_said_to_be_one(self):
+        state_dict = numbered_state_dict(_NETWORK)
+        state_dict['label_emb.weight'] = np.zeros((10, 128), np.float32)
+        with self.assertRaisesRegex(ValueError, 'it is class-conditional'):
+            convert.convert(state_dict, head_channels=16)
 
     def test_a_missing_a_left_over_and_a_misshapen_tensor_are_named(self):
         state_dict = numbered_state_dict(_NETWORK)

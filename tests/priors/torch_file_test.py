@@ -1,10 +1,10 @@
 """Tests of the PyTorch file reader, on files that are written here by hand.
 
-`pickle_of` spells pickles out opcode by opcode, so no PyTorch is needed and a
-file can say what an honest one would not. The golden is one that PyTorch wrote.
+The golden is one that PyTorch wrote.
 """
 
 import hashlib
+import json
 import math
 import pathlib
 import pickle
@@ -12,7 +12,6 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -20,93 +19,22 @@ import safetensors.numpy
 from absl.testing import absltest, parameterized
 
 from invjax.priors import torch_file
+from tests.priors.pickle_writer import (
+    KINDS,
+    NO_HOOKS,
+    ORDERED_DICT,
+    REBUILD,
+    Build,
+    Call,
+    Global,
+    Opcodes,
+    Persistent,
+    opcodes_of,
+    pickle_of,
+    view_of,
+)
 
 GOLDENS = pathlib.Path(__file__).parent.parent / 'goldens'
-
-
-class Global(NamedTuple):
-    """What `module.name` is where the pickle is read."""
-
-    module: str
-    name: str
-
-
-class Call(NamedTuple):
-    """What `function(*args)` gives there."""
-
-    function: Any
-    args: Any
-
-
-class Build(NamedTuple):
-    """`target`, after `state` was set on it."""
-
-    target: Any
-    state: Any
-
-
-class Persistent(NamedTuple):
-    """What the reader has for this identifier, a storage."""
-
-    pid: Any
-
-
-class Opcodes(NamedTuple):
-    """Opcodes as they are, which leave one value."""
-
-    code: bytes
-
-
-def opcodes_of(value) -> bytes:
-    """Spell a value: one of the above, a dict, a tuple or an atom."""
-    match value:
-        case Global(module, name):
-            return f'c{module}\n{name}\n'.encode()
-        case Call(function, args):
-            return opcodes_of(function) + opcodes_of(args) + b'R'
-        case Build(target, state):
-            return opcodes_of(target) + opcodes_of(state) + b'b'
-        case Persistent(pid):
-            return opcodes_of(pid) + b'Q'
-        case Opcodes(code):
-            return code
-        case dict():
-            parts = [part for item in value.items() for part in item]
-            return b'}(' + b''.join(map(opcodes_of, parts)) + b'u'
-        case tuple():
-            return b'(' + b''.join(map(opcodes_of, value)) + b't'
-        case _:
-            # Without the protocol in front and the stop at the end.
-            return pickle.dumps(value, protocol=2)[2:-1]
-
-
-def pickle_of(value) -> bytes:
-    return b'\x80\x02' + opcodes_of(value) + b'.'
-
-
-KINDS = {
-    'float64': 'DoubleStorage',
-    'float32': 'FloatStorage',
-    'float16': 'HalfStorage',
-    'bfloat16': 'BFloat16Storage',
-    'int64': 'LongStorage',
-    'int32': 'IntStorage',
-    'int16': 'ShortStorage',
-    'int8': 'CharStorage',
-    'uint8': 'ByteStorage',
-    'bool': 'BoolStorage',
-    'complex64': 'ComplexFloatStorage',
-}
-REBUILD = Global('torch._utils', '_rebuild_tensor_v2')
-ORDERED_DICT = Global('collections', 'OrderedDict')
-NO_HOOKS = Call(ORDERED_DICT, ())
-
-
-def view_of(key, kind, offset, size, stride, *more):
-    """Describe a view of the storage `key`, as torch.save does."""
-    pid = ('storage', Global('torch', kind), key, 'cpu', 0)
-    args = (Persistent(pid), offset, size, stride, False, NO_HOOKS, *more)
-    return Call(REBUILD, args)
 
 
 class TorchFileTestCase(parameterized.TestCase):
@@ -332,6 +260,46 @@ class CheckpointsTest(TorchFileTestCase):
         }
         self.assertEqual(list(self.read(content)), ['w'])
 
+    @parameterized.named_parameters(
+        ('namespace', Opcodes(
+            b'cargparse\nNamespace\n)\x81' + opcodes_of({'lr': 1e-4}) + b'b'
+        )),
+        ('path', Call(Global('pathlib', 'PosixPath'), ('/', 'x'))),
+        ('date', Call(Global('datetime', 'datetime'), ('\7\xe8\1\1' * 2,))),
+        ('array', Build(
+            Call(
+                Global('numpy._core.multiarray', '_reconstruct'),
+                (Global('numpy', 'ndarray'), (0,), 'b'),
+            ),
+            (1, (2,), None, False, '\0' * 16),
+        )),
+        ('default_dict', Call(
+            Global('collections', 'defaultdict'),
+            (Global('__builtin__', 'list'),),
+        )),
+        ('own_class', Build(
+            Call(Global('my_project.config', 'Config'), ()), {'width': 64}
+        )),
+        ('scheduler', Build(
+            Call(Global('torch.optim.lr_scheduler', 'StepLR'), ()), {'n': 1}
+        )),
+        ('set', Opcodes(b'\x8f(K\1K\2\x90')),
+        ('key_that_is_a_tuple', Opcodes(b'}K\1K\2\x86Ns')),
+    )  # fmt: skip
+    def test_training_state_is_read_as_data_and_left_out(self, state):
+        content = {'state': state, 'model': {'w': self.tensor([1])}}
+        self.assertEqual(list(self.read(content)), ['w'])
+
+    def test_a_dict_and_a_class_of_dict_hold_weights_alike(self):
+        kind = Global('easydict', 'EasyDict')
+        state_dict = Opcodes(
+            opcodes_of(Call(kind, ()))
+            + opcodes_of('w')
+            + opcodes_of(self.tensor([1]))
+            + b's'
+        )
+        self.assertEqual(list(self.read({'model': state_dict})), ['w'])
+
     def test_attributes_of_a_state_dict_are_left_out(self):
         attributes = {'_metadata': {}, 'items': 1, '__class__': ORDERED_DICT}
         state_dict = Opcodes(
@@ -346,11 +314,12 @@ class CheckpointsTest(TorchFileTestCase):
         ('data_parallel', ('module.a.b', 'module.c'), ('a.b', 'c')),
         ('compiled', ('_orig_mod.a.b', '_orig_mod.c'), ('a.b', 'c')),
         ('both', ('_orig_mod.module.a', 'module._orig_mod.c'), ('a', 'c')),
-        ('averaged', ('n_averaged', 'module.a'), ('n_averaged', 'a')),
+        ('averaged', ('n_averaged', 'module.a'), ('a',)),
         ('part_of_a_model', ('model.a', 'model.c'), ('a', 'c')),
         ('model_of_module', ('model.module.a', 'model.module.c'), ('a', 'c')),
         ('no_part_of_a_model', ('model.a', 'c'), ('model.a', 'c')),
-        ('inner_module', ('a.module.b', 'a.c'), ('a.module.b', 'a.c')),
+        ('inner_module', ('a.module.b', 'a.c'), ('a.b', 'a.c')),
+        ('compiled_part', ('a._orig_mod.b', 'a.c'), ('a.b', 'a.c')),
     )
     def test_names_lose_what_wrappers_put_in_front(self, names, bare):
         content = {name: self.tensor([1]) for name in names}
@@ -361,7 +330,7 @@ class CheckpointsTest(TorchFileTestCase):
         self.assert_refused("'a' twice")
 
     def test_without_tensors_the_keys_are_listed(self):
-        self.write({'epoch': 3, 'unet': {'w': self.tensor([1])}})
+        self.write({'epoch': 3, 'unet': {'w': 1.0}})
         self.assert_refused(
             "must have tensors.* holds the keys 'epoch', 'unet'"
         )
@@ -469,6 +438,60 @@ class UnsafeFilesTest(TorchFileTestCase):
         tensor = Opcodes(opcodes_of(self.tensor([1])) + memoize)
         np.testing.assert_array_equal(self.read({'w': tensor})['w'], [1])
 
+    def test_a_flipped_bit_is_refused_wherever_it_is_read(self):
+        # Bits of data.pkl and of the storages, which the checksums are for.
+        self.write({'w': self.tensor(np.arange(5))})
+        whole = self.path.read_bytes()
+        with zipfile.ZipFile(self.path) as file:
+            sizes = {i.filename: i.file_size for i in file.filelist}
+            starts = {
+                i.filename: i.header_offset + 30 + len(i.filename)
+                for i in file.filelist
+            }
+        for name, start in starts.items():
+            for position in range(start, start + sizes[name]):
+                damaged = bytearray(whole)
+                damaged[position] ^= 1 << position % 8
+                self.path.write_bytes(damaged)
+                self.assert_refused(f"'{name}' is damaged: its bytes do not")
+
+    def test_files_that_were_written_without_checksums_are_read(self):
+        # As PyTorch does by set_crc32_options(False).
+        self.write({'w': self.tensor([1, 2])})
+        whole = self.path.read_bytes()
+        with zipfile.ZipFile(self.path) as file:
+            for info in file.filelist:
+                checksum = info.CRC.to_bytes(4, 'little')
+                whole = whole.replace(checksum, bytes(4))
+        self.path.write_bytes(whole)
+        read = torch_file.read_state_dict(self.path)
+        np.testing.assert_array_equal(read['w'], [1, 2])
+
+    def test_entries_that_overlap_are_refused(self):
+        # Two names in the directory for one place in the file.
+        big = np.zeros(3000, np.float32)
+        tensors = {'a': self.tensor(big), 'b': self.tensor(big)}
+        self.write(tensors)
+        with zipfile.ZipFile(self.path) as file:
+            first = file.getinfo('a/data/0').header_offset
+            last = file.getinfo('a/data/1').header_offset
+        whole = self.path.read_bytes()
+        directory = whole.rindex(b'PK\1\2')
+        entry = bytearray(whole[directory:])
+        entry[42:46] = first.to_bytes(4, 'little')
+        # Nothing of the second is left but its line in the directory.
+        tail = bytearray(whole[whole.index(b'PK\1\2') : directory] + entry)
+        end = tail.rindex(b'PK\5\6')
+        tail[end + 16 : end + 20] = last.to_bytes(4, 'little')
+        self.path.write_bytes(whole[:last] + tail)
+        self.assert_refused('entries of the zip file overlap')
+
+    def test_tensors_that_share_most_numbers_are_refused(self):
+        self.storages['0'] = bytes(4000)
+        shared = view_of('0', 'FloatStorage', 0, (1000,), (1,))
+        self.write({f'w{i}': shared for i in range(100)})
+        self.assert_refused('a byte or more for each of its weights')
+
     def test_compressed_entries_are_refused(self):
         self.write({'w': self.tensor([0] * 1000)}, zipfile.ZIP_DEFLATED)
         self.assert_refused('must be neither compressed')
@@ -555,6 +578,54 @@ class OtherFilesTest(TorchFileTestCase):
 
 
 class SafetensorsTest(TorchFileTestCase):
+    def write_table(self, table, numbers=b''):
+        text = table if isinstance(table, bytes) else json.dumps(table).encode()
+        length = len(text).to_bytes(8, 'little')
+        self.path.write_bytes(length + text + numbers)
+
+    @parameterized.named_parameters(
+        ('gap', {'a': ([1], [0, 4]), 'b': ([1], [8, 12])}),
+        ('overlap', {'a': ([2], [0, 8]), 'b': ([2], [4, 12])}),
+        ('cut_short', {'a': ([3], [0, 12]), 'b': ([3], [12, 24])}),
+        ('negative', {'a': ([-3], [0, 12])}),
+        ('dimensions', {'a': ([1] * 8 + [3], [0, 12])}),
+        ('no_integers', {'a': ([3], [0, 12.0])}),
+    )
+    def test_a_table_that_does_not_fit_its_numbers_is_refused(self, tensors):
+        self.write_table(
+            {
+                name: {'dtype': 'F32', 'shape': shape, 'data_offsets': offsets}
+                for name, (shape, offsets) in tensors.items()
+            },
+            bytes(12),
+        )
+        self.assert_refused('begins like a safetensors file but')
+
+    def test_more_or_fewer_numbers_than_the_shape_says_are_refused(self):
+        entry = {'dtype': 'F32', 'shape': [2], 'data_offsets': [0, 12]}
+        self.write_table({'a': entry}, bytes(12))
+        self.assert_refused("'a' does not have as many numbers")
+
+    def test_a_name_that_is_there_twice_is_refused(self):
+        entry = b'{"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}'
+        table = b'{"a": ' + entry + b', "a": ' + entry + b'}'
+        self.write_table(table, bytes(4))
+        self.assert_refused('begins like a safetensors file but')
+
+    def test_types_that_numpy_lacks_are_named(self):
+        entry = {'dtype': 'F4', 'shape': [8], 'data_offsets': [0, 4]}
+        self.write_table({'a': entry}, bytes(4))
+        self.assert_refused("'a' has numbers of type F4")
+
+    def test_float8_is_the_upper_half_of_float16(self):
+        # E5M2 has float16's sign and exponent, and two bits of its fraction.
+        entry = {'dtype': 'F8_E5M2', 'shape': [3], 'data_offsets': [0, 3]}
+        upper_halves = np.array([0x3C, 0xC1, 0x04], np.uint8)
+        self.write_table({'w': entry}, upper_halves.tobytes())
+        read = torch_file.read_state_dict(self.path)['w'].astype(np.float32)
+        halves = (upper_halves.astype(np.uint16) << 8).view(np.float16)
+        np.testing.assert_array_equal(read, halves.astype(np.float32))
+
     def test_arrays_come_back_whatever_the_file_is_called(self):
         state_dict = {
             'a': np.arange(6, dtype=np.float32).reshape(2, 3),
