@@ -1,0 +1,37 @@
+"""Pictures and what goes with them: files to arrays and back, by stated rules.
+
+    pictures.py   pictures and measurements in [-1, 1]; the rules of values
+    kernels.py    blur kernels
+    sheets.py     pictures side by side, with titles
+    files.py      the decoder of all of them; arrays.py, radiance.py its parts
+
+Every reader returns the numbers with a sentence on what the file held and what
+was done to it, or refuses in one sentence (ValueError) that names the file.
+"""
+
+from invjax.images.kernels import read_blur_kernel, read_kernel
+from invjax.images.pictures import (
+    Reading,
+    read_exact,
+    read_image,
+    read_measurement,
+    read_picture,
+    to_float,
+    to_uint8,
+    write_image,
+)
+from invjax.images.sheets import sheet
+
+__all__ = [
+    'Reading',
+    'read_blur_kernel',
+    'read_exact',
+    'read_image',
+    'read_kernel',
+    'read_measurement',
+    'read_picture',
+    'sheet',
+    'to_float',
+    'to_uint8',
+    'write_image',
+]
