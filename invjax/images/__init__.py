@@ -1,6 +1,7 @@
 """Pictures and what goes with them: files to arrays and back, by stated rules.
 
     pictures.py   pictures and measurements in [-1, 1]; the rules of values
+    masks.py      which pixels are observed
     kernels.py    blur kernels
     sheets.py     pictures side by side, with titles
     files.py      the decoder of all of them; arrays.py, radiance.py its parts
@@ -10,6 +11,7 @@ was done to it, or refuses in one sentence (ValueError) that names the file.
 """
 
 from invjax.images.kernels import read_blur_kernel, read_kernel
+from invjax.images.masks import MASKS_OF, check_mask, read_mask
 from invjax.images.pictures import (
     Reading,
     read_exact,
@@ -23,11 +25,14 @@ from invjax.images.pictures import (
 from invjax.images.sheets import sheet
 
 __all__ = [
+    'MASKS_OF',
     'Reading',
+    'check_mask',
     'read_blur_kernel',
     'read_exact',
     'read_image',
     'read_kernel',
+    'read_mask',
     'read_measurement',
     'read_picture',
     'sheet',
