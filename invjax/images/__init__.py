@@ -3,6 +3,7 @@
     pictures.py   pictures and measurements in [-1, 1]; the rules of values
     masks.py      which pixels are observed
     kernels.py    blur kernels
+    sets.py       folders and arrays of pictures
     sheets.py     pictures side by side, with titles
     files.py      the decoder of all of them; arrays.py, radiance.py its parts
 
@@ -22,12 +23,15 @@ from invjax.images.pictures import (
     to_uint8,
     write_image,
 )
+from invjax.images.sets import PictureSet, list_pictures, read_set
 from invjax.images.sheets import sheet
 
 __all__ = [
     'MASKS_OF',
+    'PictureSet',
     'Reading',
     'check_mask',
+    'list_pictures',
     'read_blur_kernel',
     'read_exact',
     'read_image',
@@ -35,6 +39,7 @@ __all__ = [
     'read_mask',
     'read_measurement',
     'read_picture',
+    'read_set',
     'sheet',
     'to_float',
     'to_uint8',
