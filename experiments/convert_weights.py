@@ -26,8 +26,6 @@ FLAGS.integer(
     'image_size',
     None,
     'Side of its images, pixels.',
-    at_least=1,
-    at_most=4096,
     group=_OVERRIDES,
 )
 FLAGS.integer(

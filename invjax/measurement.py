@@ -57,7 +57,7 @@ def measure(
     if isinstance(truth, str | os.PathLike):
         if size is None:
             raise ValueError('size must be given with the path of a picture.')
-        truth, _ = images.read_image(truth, size)
+        truth = images.read_picture(truth, (size, size)).x
     truth = jnp.asarray(truth, jnp.float32)
     operator = task
     if isinstance(task, str):

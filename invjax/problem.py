@@ -187,8 +187,15 @@ def measure(
     """
     _check_noise_std(noise_std)
     parameters = check_noise(noise, **parameters)
+    x = jnp.asarray(x, jnp.float32)
+    if x.shape != operator.image_shape:
+        raise ValueError(
+            f'the image must have the shape {operator.image_shape} that '
+            f'{type(operator).__name__} takes, got {x.shape}.'
+        )
+    _check_finite('the image', x)
     if noise != 'gaussian':
-        _check_is_picture(operator, x.shape, noise)
+        _check_is_picture(operator, noise)
     # Gaussian noise has the key itself, as long as there was no other.
     key_kind = jax.random.fold_in(key, 1)
     y = operator.forward(x)
@@ -215,10 +222,44 @@ def from_measurement(
     """
     _check_noise_std(noise_std)
     parameters = check_noise(noise, **parameters)
-    y = jnp.asarray(y, jnp.float32) * operator.support()
+    y = _brought(y, operator)
     if noise != 'gaussian':
-        _check_is_picture(operator, operator.image_shape, noise)
+        _check_is_picture(operator, noise)
     return _problem(y, operator, noise_std, noise, parameters)
+
+
+def _brought(y, operator) -> jax.Array:
+    """y in float32, zero where the operator observes nothing.
+
+    Raises:
+        ValueError: for another shape or type, or a value that is not finite
+            where something is observed.
+    """
+    y = jnp.asarray(y)
+    if not (
+        jnp.issubdtype(y.dtype, jnp.floating)
+        or jnp.issubdtype(y.dtype, jnp.integer)
+    ):
+        raise ValueError(f'y must be real numbers, got {y.dtype}.')
+    if y.shape != operator.measurement_shape:
+        raise ValueError(
+            f'y must have the shape {operator.measurement_shape} that '
+            f'{type(operator).__name__} measures, got {y.shape}.'
+        )
+    # A product with zero would keep NaN.
+    y = jnp.where(operator.support() > 0, y.astype(jnp.float32), 0.0)
+    _check_finite('y', y)
+    return y
+
+
+def _check_finite(name: str, values: jax.Array) -> None:
+    if isinstance(values, jax.core.Tracer):
+        return  # It has no values yet.
+    number = int(jnp.sum(~jnp.isfinite(values)))
+    if number:
+        raise ValueError(
+            f'{name} must be finite, got {number} values that are not.'
+        )
 
 
 def check_noise(noise: str, **parameters: float) -> dict[str, float]:
@@ -247,19 +288,28 @@ def check_noise(noise: str, **parameters: float) -> dict[str, float]:
     return {**defaults, **parameters}
 
 
-def _check_is_picture(operator, image_shape, noise: str) -> None:
-    """Refuse operators that do not keep black black and white white."""
-    white = jnp.ones(image_shape)
+def is_picture(operator) -> bool:
+    """Whether a measurement has black where the image is black, and white too.
+
+    What is traced cannot be looked at, and counts as one.
+    """
+    white = jnp.ones(operator.image_shape)
     # JPEG and filters with negative lobes miss a little.
     for x in (white, -white):
         off = operator.support() * (operator.forward(x) - x[0, 0, 0])
         if not isinstance(off, jax.core.Tracer) and jnp.max(abs(off)) > 0.2:
-            raise ValueError(
-                f'{noise} noise needs a task whose measurement is a picture, '
-                'with white where the image is white and black where it is '
-                f'black, which {operator.describe()["kind"]} does not give; '
-                'use gaussian noise.'
-            )
+            return False
+    return True
+
+
+def _check_is_picture(operator, noise: str) -> None:
+    if not is_picture(operator):
+        raise ValueError(
+            f'{noise} noise needs a task whose measurement is a picture, '
+            'with white where the image is white and black where it is '
+            f'black, which {operator.describe()["kind"]} does not give; '
+            'use gaussian noise.'
+        )
 
 
 def _count(key, y, peak):

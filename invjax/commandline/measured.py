@@ -1,5 +1,7 @@
 """One measurement, made here of a picture or brought: flags, checks, reading."""
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -30,17 +32,70 @@ def define(flags: Flags) -> None:
         section=_SECTION,
     )
     flags.string(
-        'mask', None, 'For inpainting: white is observed.', section=_SECTION
+        'mask',
+        None,
+        'For inpainting, with --image or --measurement: which pixels are '
+        'observed; see --mask_of.',
+        section=_SECTION,
+    )
+    flags.choice(
+        'mask_of',
+        'black',
+        images.MASKS_OF,
+        'What marks a missing pixel of --mask: black, white, transparency or a '
+        'colour of paint.',
+        section=_SECTION,
     )
     flags.string(
         'kernel',
         None,
-        'Of motion_deblur: the blur as a grey picture of odd sides. It may be '
-        'brought with --image or --measurement.',
+        'Of motion_deblur, with --image or --measurement: the blur as a grey '
+        'picture or .npy of odd sides, light on black, upright.',
         section=_SECTION,
     )
+    flags.boolean(
+        'flip_kernel',
+        False,
+        'Turn --kernel by 180 degrees: for one of a correlation, such as '
+        "PyTorch's conv2d.",
+        section=_SECTION,
+    )
+    define_value_range(flags)
     groups.define_task(flags)
     groups.define_noise(flags)
+
+
+def define_value_range(flags: Flags) -> None:
+    """--value_range; `value_range` reads it."""
+    flags.strings(
+        'value_range',
+        [],
+        'Two numbers, the values of the pictures that are black and white. By '
+        'default integers have the whole range of their type, and floats 0 to '
+        '1.',
+        section=_SECTION,
+    )
+
+
+def value_range(given: Given) -> tuple[float, float] | None:
+    """The two numbers of --value_range, or None.
+
+    Raises:
+        ValueError: for anything but two finite numbers, the first the smaller.
+    """
+    if not given.value_range:
+        return None
+    try:
+        low, high = map(float, given.value_range)
+        right = math.isfinite(low) and math.isfinite(high) and low < high
+    except ValueError:
+        right = False
+    if not right:
+        raise ValueError(
+            '--value_range must be two numbers, of black and of white, such as '
+            f'0,4095, got {",".join(given.value_range)!r}.'
+        )
+    return low, high
 
 
 def check(given: Given) -> dict[str, str]:
@@ -71,8 +126,9 @@ def check(given: Given) -> dict[str, str]:
                 f'--{brought} brings it.'
             )
     if given.kernel is not None:
-        images.read_kernel(given.kernel)
+        images.read_blur_kernel(given.kernel, given.flip_kernel)
     groups.noise_of(given)
+    value_range(given)
     return {
         name: groups.input_sha256(name, path)
         for name in _FILES
@@ -86,39 +142,50 @@ def read(given: Given, prior) -> Problem:
     operator = _operator(given, prior.image_shape)
     if given.image is not None:
         measured = measurement.measure(
-            read_truth(given.image, prior),
+            read_truth(given.image, prior, value_range(given)),
             operator,
             noise_std=given.noise_std,
             seed=given.seed,
             **groups.noise_of(given),
         )
     else:
-        side, _, num_channels = operator.measurement_shape
-        y = images.read_exact(
-            given.measurement, side, mode='L' if num_channels == 1 else 'RGB'
+        reading = images.read_measurement(
+            given.measurement,
+            operator.measurement_shape,
+            problem.is_picture(operator),
+            value_range(given),
+            np.asarray(operator.support()),
         )
+        print(reading.done)
+        if given.mask is not None:
+            warning = images.check_mask(np.asarray(operator.mask), reading.x)
+            if warning:
+                print(f'warning: {warning}')
         measured = problem.from_measurement(
-            y, operator, given.noise_std, **groups.noise_of(given)
+            reading.x, operator, given.noise_std, **groups.noise_of(given)
         )
     return measured.replace(task=given.task)
 
 
-def read_truth(path, prior) -> np.ndarray:
+def read_truth(path, prior, value_range=None) -> np.ndarray:
     """A picture in the prior's size, (H, W, C); says what was done to it."""
-    truth, done = images.read_image(path, prior.image_shape[0])
-    print(done)
-    return truth
+    height, width, channels = prior.image_shape
+    reading = images.read_picture(path, (height, width), channels, value_range)
+    print(reading.done)
+    return reading.x
 
 
 def _operator(given: Given, image_shape):
     if given.mask is not None:
-        mask = images.read_exact(given.mask, image_shape[0], mode='L')
-        return Mask(jnp.asarray(mask > 0, jnp.float32))
+        reading = images.read_mask(given.mask, image_shape[:2], given.mask_of)
+        print(reading.done)
+        return Mask(jnp.asarray(reading.x), image_shape[-1])
     if given.kernel is not None:
-        kernel = images.read_kernel(given.kernel)
-        height, width = kernel.shape
+        reading = images.read_blur_kernel(given.kernel, given.flip_kernel)
+        print(reading.done)
+        height, width = reading.x.shape
         return convolution(
-            kernel,
+            reading.x,
             image_shape,
             {'kernel_height': height, 'kernel_width': width},
         )

@@ -1,13 +1,12 @@
 """Several images, and the study that is made of them: flags and reading."""
 
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from invjax import images, metrics
-from invjax.commandline import groups
+from invjax.commandline import groups, measured
 from invjax.commandline.flags import Flags, Given
 from invjax.study.plan import Data
 
@@ -46,9 +45,10 @@ def define_images(flags: Flags) -> None:
     flags.string(
         'images',
         None,
-        'A folder of pictures, or FILE.npz:KEY.',
+        'A folder of pictures, FILE.npz:KEY or FILE.npy.',
         section=_SECTION,
     )
+    measured.define_value_range(flags)
     flags.integer(
         'first_image', 0, 'The first one to take.', at_least=0, section=_SECTION
     )
@@ -109,29 +109,12 @@ def read_images(
 
     Others of --images than the flags choose are had by `first` and `number`.
     """
-    name, side = given.images, image_shape[0]
-    if name is None:
-        raise ValueError('give --images, a folder or FILE.npz:KEY.')
+    if given.images is None:
+        raise ValueError('give --images, a folder, FILE.npz:KEY or FILE.npy.')
     first = given.first_image if first is None else first
-    last = first + (given.num_images if number is None else number)
-    stem, _, array = name.partition('.npz:')
-    if array:
-        path = pathlib.Path(f'{stem}.npz')
-        if not path.is_file():
-            raise ValueError(f'there is no file {path}.')
-        with np.load(path) as arrays:
-            if array not in arrays:
-                raise ValueError(
-                    f'{path} has no {array!r}; it has {", ".join(arrays)}.'
-                )
-            truths = [images.to_float(x) for x in arrays[array][first:last]]
-    else:
-        paths = sorted(pathlib.Path(name).glob('*.[pj][np]*g'))[first:last]
-        truths = [images.read_image(path, side)[0] for path in paths]
-    if not truths:
-        raise ValueError(f'{name} has no image number {first}.')
-    if truths[0].shape[0] != side:
-        raise ValueError(
-            f'the images are {truths[0].shape[0]} px, the prior is for {side}.'
-        )
-    return truths
+    number = given.num_images if number is None else number
+    found = images.read_set(
+        given.images, image_shape, first, number, measured.value_range(given)
+    )
+    print(found.done.partition('\n')[0])
+    return list(found.x)

@@ -269,7 +269,7 @@ def grid(**values: Sequence[float]) -> list[dict[str, float]]:
 def describe_prior(prior) -> dict[str, str]:
     """What tells one prior's results from another's."""
     card = getattr(prior, 'card', None) or {}
-    identity = card.get('parameters_sha256') or card.get('sha256')
+    identity = card.get('prior_sha256') or card.get('sha256')
     if identity is None:
         of_values = _digest(*jax.tree.leaves(prior), prior.alpha_bar)
         identity = f'{type(prior).__name__} {of_values}'
