@@ -20,6 +20,7 @@ Pixels may be correlated too: a function x -> Sigma x stands for the covariance
 r^2 I wherever a variance is asked for, but in `squared_distance` and `draw`.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import NamedTuple, ParamSpec
@@ -232,8 +233,8 @@ def solve_nearest(
         problem, problem.residual(x), variance, noise_var, max_steps
     )
     shift = solved.x
-    shift = variance(shift) if callable(variance) else variance * shift
-    return solved._replace(x=x + shift)
+    change = variance(shift) if callable(variance) else variance * shift
+    return solved._replace(x=x + change)
 
 
 def solve_project(problem: Problem, x: jax.Array) -> Solved:
@@ -257,9 +258,8 @@ def solve_draw(
     key_x, key_y = jax.random.split(key)
     x = x + jnp.sqrt(variance) * jax.random.normal(key_x, x.shape)
     noise = problem.noise_std * jax.random.normal(key_y, problem.y.shape)
-    perturbed = problem.replace(
-        y=problem.y + noise * problem.operator.support()
-    )
+    y = problem.y + noise * problem.operator.support()
+    perturbed = dataclasses.replace(problem, y=y)
     return solve_nearest(perturbed, x, variance)
 
 

@@ -22,7 +22,7 @@ contract tests and a row of the tables.
 import inspect
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import jax
 
@@ -45,8 +45,9 @@ from invjax.operators.nonlinear import (
     phase_retrieval,
 )
 from invjax.operators.projection import compressed_sensing
+from invjax.types import Operator
 
-OPERATORS = {
+OPERATORS: dict[str, Callable[..., Operator]] = {
     'gaussian_deblur': gaussian_deblur,
     'box_inpainting': box_inpainting,
     'random_inpainting': random_inpainting,
@@ -120,7 +121,7 @@ def check_names(task: str, names: Iterable[str]) -> None:
 
 def make_operator(
     task: str, key: jax.Array, image_shape: tuple[int, int, int], **kwargs
-):
+) -> Operator:
     """The operator of a task for one image.
 
     Args:
@@ -134,7 +135,5 @@ def make_operator(
             value out of its range, or an image_shape that is none.
     """
     check_names(task, kwargs)
-    check_image_shape(image_shape)
-    # It is static in what is compiled, where a list cannot be.
-    image_shape = tuple(map(int, image_shape))
+    image_shape = check_image_shape(image_shape)
     return OPERATORS[task](key, image_shape, **kwargs)

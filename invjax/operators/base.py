@@ -26,12 +26,12 @@ _MEMBERS = (
 class BaseOperator(flax.struct.PyTreeNode):
     """An operator that measures as many numbers as the image has, all of them.
 
-    What differs is said by the classes that inherit; `image_shape` and
-    `forward` are theirs in any case.
+    What differs is said by the classes that inherit; `image_shape`, `forward`
+    and `describe` are theirs in any case, and `guess` where there is no `pinv`.
     """
 
     @property
-    def measurement_shape(self) -> tuple[int, ...]:
+    def measurement_shape(self: Operator) -> tuple[int, ...]:
         """Shape of a measurement: that of the image."""
         return self.image_shape
 
@@ -39,23 +39,23 @@ class BaseOperator(flax.struct.PyTreeNode):
         """Where a measurement carries data: everywhere, (1, 1, 1)."""
         return jnp.ones((1, 1, 1))
 
-    def guess(self, y: jax.Array) -> jax.Array:
+    def guess(self: SpectralOperator, y: jax.Array) -> jax.Array:
         """An image, (H, W, C), to show y by: the pseudo-inverse."""
         return self.pinv(y)
 
-    def check_image(self, x: jax.Array) -> None:
+    def check_image(self: Operator, x: jax.Array) -> None:
         """Refuse, with a ValueError, what has not the shape of an image."""
         _check_shape(self, 'an image', x, self.image_shape)
 
-    def check_measurement(self, y: jax.Array) -> None:
+    def check_measurement(self: Operator, y: jax.Array) -> None:
         """Refuse, with a ValueError, what has not the shape of y."""
         _check_shape(self, 'a measurement', y, self.measurement_shape)
 
-    def __rshift__(self, then: Operator) -> 'Composition':
+    def __rshift__(self: Operator, then: Operator) -> 'Composition':
         """This one first, then the other one."""
         return compose(self, then)
 
-    def __rrshift__(self, first: Operator) -> 'Composition':
+    def __rrshift__(self: Operator, first: Operator) -> 'Composition':
         """The other one, of any class, first."""
         return compose(first, self)
 
@@ -122,6 +122,7 @@ class LinearComposition(Composition):
     def adjoint(self, y: jax.Array) -> jax.Array:
         """Map y back to (H, W, C) by A^T = A_1^T ... A_n^T."""
         for part in reversed(self.parts):
+            assert isinstance(part, LinearOperator)  # As `compose` saw to it.
             y = part.adjoint(y)
         return y
 
@@ -198,7 +199,7 @@ def _check_map(operator, member, given, expected) -> None:
             f'{name} does not take {given.shape}, the shape that the operator '
             f'declares: {error}'
         ) from error
-    shape, dtype = getattr(found, 'shape', None), getattr(found, 'dtype', None)
+    shape, dtype = getattr(found, 'shape', None), getattr(found, 'dtype', bool)
     if shape != expected.shape or not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(
             f'{name} must give real numbers of shape {expected.shape}, as the '

@@ -44,6 +44,15 @@ def blur_matrix(kernel: np.ndarray, length: int) -> np.ndarray:
     return windows @ kernel
 
 
+def default_std(image_shape: tuple[int, int, int]) -> float:
+    """Of a Gaussian blur in pixels: 3.0 at 256 px and 1.5 at 64 px.
+
+    By the root of the shorter side, so that small faces keep a task of like
+    difficulty.
+    """
+    return 3.0 * (min(image_shape[:2]) / 256) ** 0.5
+
+
 def gaussian_deblur(
     key: jax.Array,
     image_shape: tuple[int, int, int],
@@ -59,9 +68,7 @@ def gaussian_deblur(
         blur_size: side of the kernel in pixels, odd. By default in proportion
             to the image: 61 at 256 px, 15 at 64 px.
         blur_std: of the Gaussian in pixels, from 0.01 to the shorter side. By
-            default 3.0 at 256 px and 1.5 at 64 px, in between and beyond by the
-            root of the side, so that small faces keep a task of like
-            difficulty.
+            default that of `default_std`.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -72,7 +79,7 @@ def gaussian_deblur(
     if blur_size is None:
         blur_size = 2 * (61 * side // 512) + 1
     if blur_std is None:
-        blur_std = 3.0 * (side / 256) ** 0.5
+        blur_std = default_std(image_shape)
     check_sides('gaussian_deblur', image_shape)
     # Reflection reaches no further than the other edge.
     check_whole('blur_size', blur_size, 1, 2 * side - 1, odd=True)

@@ -13,8 +13,12 @@ MOST_NUMBERS = 2**28
 MOST_SIDE = 8192
 
 
-def check_image_shape(image_shape: Sequence[int]) -> None:
-    """Refuse, with a ValueError, what is no (H, W, C) or is too large."""
+def check_image_shape(image_shape: Sequence[int]) -> tuple[int, int, int]:
+    """(H, W, C) as a tuple, which can be static in what is compiled.
+
+    Raises:
+        ValueError: for what is no such shape, or is too large.
+    """
     shape = tuple(image_shape)
     if len(shape) != 3 or not all(_is_whole(n) and n >= 1 for n in shape):
         raise ValueError(
@@ -22,6 +26,8 @@ def check_image_shape(image_shape: Sequence[int]) -> None:
             f'width, channels), got {shape}.'
         )
     check_size('an image', shape)
+    height, width, num_channels = map(int, shape)
+    return height, width, num_channels
 
 
 def check_size(what: str, shape: Sequence[int]) -> None:

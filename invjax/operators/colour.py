@@ -68,4 +68,4 @@ def colorization(
     columns[:, 0] = 1
     basis, _ = np.linalg.qr(columns)
     basis[:, 0] = 1 / np.sqrt(num_channels)
-    return ChannelMean(jnp.asarray(basis, jnp.float32), tuple(image_shape))
+    return ChannelMean(jnp.asarray(basis, jnp.float32), image_shape)

@@ -1,9 +1,11 @@
 """Any differentiable function as an operator, the user's own among them."""
 
 from collections.abc import Callable
+from typing import Self
 
 import flax.struct
 import jax
+import jax.core
 import jax.numpy as jnp
 
 from invjax.operators.base import BaseOperator
@@ -39,7 +41,7 @@ class Function(BaseOperator):
     @classmethod
     def of(
         cls, function: Callable, image_shape: tuple[int, int, int], *arguments
-    ) -> 'Function':
+    ) -> Self:
         """Make it.
 
         Args:
@@ -52,8 +54,7 @@ class Function(BaseOperator):
             ValueError: if the function does not take the shape, or does not
                 give one array of real numbers.
         """
-        check_image_shape(image_shape)
-        image_shape = tuple(image_shape)
+        image_shape = check_image_shape(image_shape)
         blank = jax.ShapeDtypeStruct(image_shape, jnp.float32)
         try:
             y = jax.eval_shape(function, blank, *arguments)
@@ -98,7 +99,7 @@ class Linear(Function):
     @classmethod
     def of(
         cls, function: Callable, image_shape: tuple[int, int, int], *arguments
-    ) -> 'Linear':
+    ) -> Self:
         """Make it; as for `Function.of`, and refuse what is not linear.
 
         A ValueError is raised where no adjoint can be derived, which needs each

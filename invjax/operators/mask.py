@@ -45,8 +45,7 @@ class Mask(BaseOperator):
             ValueError: for another shape or other values, or if no pixel is
                 observed.
         """
-        check_image_shape(image_shape)
-        height, width, num_channels = image_shape
+        height, width, num_channels = check_image_shape(image_shape)
         mask = np.asarray(observed)
         if mask.shape not in ((height, width), (height, width, 1)):
             raise ValueError(

@@ -7,7 +7,12 @@ import jax.scipy.fft
 import numpy as np
 
 from invjax.operators.base import BaseOperator
-from invjax.operators.blur import LEAST_STD, blur_matrix, gaussian_kernel
+from invjax.operators.blur import (
+    LEAST_STD,
+    blur_matrix,
+    default_std,
+    gaussian_kernel,
+)
 from invjax.operators.bounds import (
     check_number,
     check_sides,
@@ -86,7 +91,7 @@ def phase_retrieval(
     del key
     check_number('oversampling', oversampling, 0, MOST_OVERSAMPLING)
     margin = int(oversampling * min(image_shape[:2]) / 8)
-    operator = PhaseRetrieval(tuple(image_shape), margin)
+    operator = PhaseRetrieval(image_shape, margin)
     check_size(
         f'the measurement of oversampling {oversampling}',
         operator.measurement_shape,
@@ -135,7 +140,7 @@ def high_dynamic_range(
     """
     del key
     check_number('gain', gain, 1e-3, 1e3)
-    return Clipping(jnp.asarray(gain, jnp.float32), tuple(image_shape))
+    return Clipping(jnp.asarray(gain, jnp.float32), image_shape)
 
 
 # ITU-T T.81, Annex K, tables K.1 and K.2.
@@ -243,7 +248,7 @@ def jpeg(
     return Jpeg(
         jnp.asarray(tables, jnp.float32),
         jnp.asarray(quality, jnp.int32),
-        tuple(image_shape),
+        image_shape,
     )
 
 
@@ -310,7 +315,7 @@ def nonlinear_deblur(
         key: unused.
         image_shape: (H, W, C).
         blur_std: of the Gaussian in pixels, from 0.01 to the shorter side; by
-            default 3.0 at 256 px and 1.5 at 64 px.
+            default that of `default_std`.
 
     Raises:
         ValueError: if it is out of its range.
@@ -319,16 +324,14 @@ def nonlinear_deblur(
     height, width, num_channels = image_shape
     side = min(height, width)
     if blur_std is None:
-        blur_std = 3.0 * (side / 256) ** 0.5
+        blur_std = default_std(image_shape)
     check_sides('nonlinear_deblur', image_shape)
     check_number('blur_std', blur_std, LEAST_STD, side, 'pixels')
     size = 2 * min(int(4 * blur_std) + 1, side - 1) + 1
     kernel = gaussian_kernel(size, blur_std)
     return LightBlur(
-        *(
-            jnp.asarray(blur_matrix(kernel, length), jnp.float32)
-            for length in (height, width)
-        ),
+        rows=jnp.asarray(blur_matrix(kernel, height), jnp.float32),
+        columns=jnp.asarray(blur_matrix(kernel, width), jnp.float32),
         std=jnp.asarray(blur_std, jnp.float32),
         num_channels=num_channels,
     )

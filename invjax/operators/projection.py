@@ -31,7 +31,8 @@ class RandomProjection(BaseOperator):
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C)."""
-        return self.signs.shape[-3:]
+        height, width, num_channels = self.signs.shape[-3:]
+        return height, width, num_channels
 
     def forward(self, x: jax.Array) -> jax.Array:
         """Map an image, (H, W, C), to its measurement, (H, W, C)."""
