@@ -201,6 +201,13 @@ def _converted(
             None if known is None else known.network,
             **architecture,
         )
+        if not (
+            known or 'image_size' in options or convert.usual_side(network)
+        ):
+            raise ValueError(
+                'the size of its images cannot be told from its shapes; set '
+                'image_size to the side that it was trained on.'
+            )
         card = {
             'name': stem,
             'source': path.name,

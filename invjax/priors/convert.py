@@ -118,7 +118,8 @@ def infer_architecture(shapes: dict[str, tuple[int, ...]], **overrides) -> UNet:
     For the channel multipliers that the authors' codes use, the size is the one
     that they use them for. With others the family attends at 8, 16 and 32
     pixels where it attends at three levels, and at 8 and 16 or at 16 where at
-    fewer; the size follows from the smallest downsampling that has attention.
+    fewer; the size follows from the smallest downsampling that has attention,
+    and is 256 where none has (`usual_side` is None).
 
     Args:
         shapes: PyTorch name to shape.
@@ -129,7 +130,7 @@ def infer_architecture(shapes: dict[str, tuple[int, ...]], **overrides) -> UNet:
         ValueError: for an unknown override, names that are not those of a
             guided-diffusion U-Net, a number or width of heads that does not
             divide the channels at which the network attends, or a size of
-            images that the network cannot have or that has to be given.
+            images that the network cannot have.
     """
     unknown = set(overrides) - set(OVERRIDES)
     if unknown:
@@ -144,35 +145,35 @@ def infer_architecture(shapes: dict[str, tuple[int, ...]], **overrides) -> UNet:
             raise ValueError(
                 f'{name} must be a number, got {overrides[name]!r}.'
             )
-    network = _read_off(shapes).clone(**overrides)
+    network = _read_off(shapes)
+    side = usual_side(network) or network.image_size
+    network = network.clone(**{'image_size': side} | overrides)
     _check_channels(network)
     _check_heads(network)
-    return network.clone(image_size=_side(network, overrides))
+    _check_side(network)
+    return network
 
 
-def _side(network: UNet, overrides: dict) -> int:
-    """The side of the network's images, checked where it is overridden."""
-    smallest = 2 ** (len(network.channel_mult) - 1)
-    side = overrides.get('image_size')
-    if side is None:
-        side = _SIDES.get(network.channel_mult)
+def usual_side(network: UNet) -> int | None:
+    """The side of the images of such networks; None where nothing tells it."""
     attended = network.attention_downsamplings
-    if side is None and 1 <= len(attended) <= 3:
-        # Attention is at sides of 8 and 16, and at 32 where at three levels.
-        side = (32 if len(attended) == 3 else 16) * min(attended)
-    if side is None:
-        raise ValueError(
-            'the size of its images cannot be told from its shapes; override '
-            'image_size with the side that it was trained on.'
-        )
+    if network.channel_mult in _SIDES:
+        return _SIDES[network.channel_mult]
+    if not 1 <= len(attended) <= 3:
+        return None
+    # Attention is at sides of 8 and 16, and at 32 where at three levels.
+    return (32 if len(attended) == 3 else 16) * min(attended)
+
+
+def _check_side(network: UNet) -> None:
+    side, num_levels = network.image_size, len(network.channel_mult)
+    smallest = 2 ** (num_levels - 1)
     is_count = isinstance(side, int) and 1 <= side <= _MAX_SIDE
     if not is_count or side % smallest:
         raise ValueError(
             f'image_size must be from {smallest} to {_MAX_SIDE} pixels and '
-            f'divisible by {smallest} for its {len(network.channel_mult)} '
-            f'levels, got {side}.'
+            f'divisible by {smallest} for its {num_levels} levels, got {side}.'
         )
-    return side
 
 
 def _check_channels(network: UNet) -> None:

@@ -20,6 +20,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from invjax import schedule
 from invjax.priors import checkpoint, convert, kept, torch_file
+from invjax.priors.unet import UNet
 
 # The goldens have random weights, which denoise nothing.
 _UNTRAINED = {'check': False}
@@ -130,6 +131,27 @@ class FileTest(CheckpointTest):
         ):
             checkpoint.load_prior(_GOLDENS / 'unet_variety32.pt')
         self.assertEmpty(list(self.root.iterdir()))
+
+    def test_a_size_that_nothing_tells_is_asked_for(self):
+        network = UNet(
+            model_channels=32,
+            channel_mult=(1, 2),
+            attention_downsamplings=(),
+            head_channels=32,
+        )
+        path = self.root / 'no_attention.safetensors'
+        safetensors.numpy.save_file(
+            {
+                name: np.ones(shape, np.float32)
+                for name, shape in convert.expected_shapes(network).items()
+            },
+            path,
+        )
+        options = {'head_channels': 32, **_UNTRAINED}
+        with self.assertRaisesRegex(ValueError, 'set image_size'):
+            checkpoint.load_prior(path, **options)
+        prior, _ = checkpoint.load_prior(path, image_size=20, **options)
+        self.assertEqual(prior.image_shape, (20, 20, 3))
 
     def test_a_number_of_heads_takes_the_place_of_their_width(self):
         # The attention of this file has 64 channels: heads of 32 are two.
