@@ -43,7 +43,7 @@ class TablesTest(parameterized.TestCase):
 
     def test_one_step_alone_starts_where_there_is_noise_alone(self):
         alpha_bar = schedule.alpha_bars(schedule.linear_betas(100))
-        for spec in (1, '1', 'quad1', 'edm1', 'ddim1'):
+        for spec in (1, '1', 'quad1', 'ddim1'):
             with self.subTest(spec):
                 np.testing.assert_array_equal(schedule.respace(spec, 100), [99])
                 steps = schedule.reverse_steps(alpha_bar, spec)
