@@ -75,19 +75,23 @@ def main(given):
         'noise_std': given.noise_std,
         'calibration': given.calibration,
         'choose_sample': given.choose_sample,
+        'settings': groups.settings_of(given),
     }
     evaluation.check(tasks, runs, **asked)
     out = record.make_folder(given.out, 'evaluate')
     share = groups.join_processes(given)
     data = studied.load(given)
     found = evaluation.evaluate(
-        data,
+        data.truths,
+        data.prior,
         tasks,
         runs,
-        out,
-        noise=groups.noise_of(given),
-        settings=groups.settings_of(given),
+        noise=given.noise,
+        noise_parameters=groups.noise_parameters(given),
         seed=given.seed,
+        first_image=data.first_image,
+        distances=data.distances,
+        folder=out,
         progress=progress.Progress,
         **asked,
         **studied.how(given, share),

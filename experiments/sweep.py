@@ -15,7 +15,6 @@ from invjax.commandline import groups, progress, record, studied
 from invjax.commandline.flags import Flags
 from invjax.commandline.program import run
 from invjax.study import running, sweeping
-from invjax.study.cells import picture_path
 
 FLAGS = Flags(__doc__)
 groups.define_prior(FLAGS)
@@ -77,20 +76,15 @@ def main(given):
 
 
 def _write_sheet(out, found, data):
-    columns, rows = {}, [[truth] for truth in data.truths[:_SHEET_IMAGES]]
-    for cell in found.cells:
-        protocol = cell['protocol']
-        i = protocol['image'] - data.first_image
-        if i < len(rows) and protocol['sample'] == 0:
-            columns.setdefault(found.group(protocol))
-            picture = picture_path(out, cell['id'])
-            rows[i].append(images.read_exact(picture, data.truths[0].shape[0]))
-    titles = [
-        '\n'.join([method, *(f'{n} {v:g}' for n, v in setting)])
-        for method, *setting in columns
+    rows, titles = [], {}
+    for number, truth in [*data.numbered()][:_SHEET_IMAGES]:
+        pictures = found.pictures(number)
+        rows.append([truth, *pictures.values()])
+        titles |= dict.fromkeys(pictures)
+    words = [
+        '\n'.join([s.method, *s.words().split(', ')]).strip() for s in titles
     ]
-    picture = images.sheet(rows, ['truth', *titles], cell=128)
-    picture.save(out / 'sheet.png')
+    images.sheet(rows, ['truth', *words], cell=128).save(out / 'sheet.png')
 
 
 if __name__ == '__main__':

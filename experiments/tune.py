@@ -46,7 +46,8 @@ groups.define_method(FLAGS)
 def main(given):
     inputs = measured.check(given)
     groups.check_method(given, given.method)
-    values = choosing.grid_of_method(given.method, groups.grid_of(given))
+    grid = groups.grid_of(given)
+    values = choosing.grid_of_method(given.method, grid)
     for name, tried in values.items():
         for value in tried:
             groups.check_method(given, given.method, {name: value})
@@ -64,14 +65,14 @@ def main(given):
         problem,
         prior,
         given.method,
-        values,
+        grid,
         given.num_steps,
         by=given.by,
         hold_out=given.hold_out,
-        settings=groups.settings_of(given),
         seed=given.seed,
         max_lanes=given.max_lanes,
         on_progress=progress.Progress(f'{given.method}, {given.task}'),
+        **groups.settings_of(given),
     )
     lines = found.table()
     pictures = [np.nan_to_num(x) for x in found.samples]

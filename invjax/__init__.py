@@ -22,6 +22,9 @@ from invjax.operators import OPERATORS as tasks
 from invjax.priors.checkpoint import load_prior
 from invjax.problem import Problem, from_measurement
 from invjax.restoration import Restoration, restore
+from invjax.study.choosing import tune
+from invjax.study.evaluation import evaluate
+from invjax.study.sweeping import sweep
 
 try:
     __version__ = importlib.metadata.version('invjax')
@@ -37,10 +40,13 @@ __all__ = [
     'Problem',
     'Restoration',
     '__version__',
+    'evaluate',
     'from_measurement',
     'load_prior',
     'measure',
     'restore',
+    'sweep',
     'tasks',
+    'tune',
     *_METHODS,
 ]

@@ -3,7 +3,7 @@
 import base64
 import html
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image
@@ -26,6 +26,22 @@ def as_html(pictures: Mapping[str, np.ndarray], text: str) -> str:
         for name, x in pictures.items()
     )
     return f'<div>{figures}<pre>{html.escape(text)}</pre></div>'
+
+
+def as_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of plain texts; `**` around one makes it bold."""
+
+    def line(texts: Sequence[str], tag: str) -> str:
+        return ''.join(f'<{tag}>{_bold(text)}</{tag}>' for text in texts)
+
+    body = ''.join(f'<tr>{line(row, "td")}</tr>' for row in rows)
+    return f'<table><tr>{line(header, "th")}</tr>{body}</table>'
+
+
+def _bold(text: str) -> str:
+    inner = text.removeprefix('**').removesuffix('**')
+    escaped = html.escape(inner.replace('`', ''))
+    return escaped if inner == text else f'<b>{escaped}</b>'
 
 
 def _image(x: np.ndarray) -> str:

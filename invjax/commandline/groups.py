@@ -101,6 +101,11 @@ def noise_of(given: Given) -> dict[str, Any]:
     return {'noise': given.noise, **parameters}
 
 
+def noise_parameters(given: Given) -> Mapping[str, float]:
+    """The noise's parameters that stand on the command line."""
+    return given.groups[_NOISE]
+
+
 def define_task(flags: Flags, several: bool = False) -> None:
     """--task, and the parameters of all tasks; `task_parameters` reads them."""
     words = f'One of {", ".join(operators.OPERATORS)}.'
@@ -298,7 +303,11 @@ def join_processes(given: Given) -> tuple[int, int]:
         )
     else:
         jax.distributed.initialize(given.coordinator, *numbers)
-    return jax.process_index(), jax.process_count()
+    share = jax.process_index(), jax.process_count()
+    # They have met for their numbers alone: what they compute is shared by the
+    # folder. Apart again, one that dies does not take the others with it.
+    jax.distributed.shutdown()
+    return share
 
 
 def load_prior(given: Given, num_lanes: int = 1):

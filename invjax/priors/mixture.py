@@ -43,6 +43,11 @@ class MixturePrior:
     alpha_bar: np.ndarray
     noise_var: jax.Array
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C)."""
+        return self.components.mean.shape[1:]
+
     @classmethod
     def from_components(
         cls,

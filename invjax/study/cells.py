@@ -117,16 +117,21 @@ class Store:
         Args:
             protocol: plain data.
             scores: name to number.
-            x: (H, W, 1 or 3) in [-1, 1], written as `cells/<name>.png`.
+            x: (H, W, C) in [-1, 1], C from 1 to 4, written as
+                `cells/<name>.png`.
         """
         name = cell_id(protocol)
         if not self.missing([name]):
             return
         # A cell counts as soon as its line is there, so the picture comes
         # first, and reaches the disk first.
-        partial = self._pictures / f'{name}.partial-{os.getpid()}.png'
-        images.write_image(partial, x)
-        with partial.open('rb') as file:
+        partial = self._pictures / f'{name}.partial-{os.getpid()}'
+        with partial.open('wb') as file:
+            pixels = images.to_uint8(x)
+            # Pillow has no axis for a single channel.
+            pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+            Image.fromarray(pixels).save(file, 'PNG')
+            file.flush()
             os.fsync(file.fileno())
         os.replace(partial, self.path(name))
         cell = {
@@ -170,6 +175,13 @@ def _lock(file: BinaryIO, place: int = 0, wait: bool = False) -> bool:
 def picture_path(folder: str | os.PathLike, name: str) -> pathlib.Path:
     """Where the picture of a cell is."""
     return pathlib.Path(folder) / 'cells' / f'{name}.png'
+
+
+def read_picture(folder: str | os.PathLike, name: str) -> np.ndarray:
+    """The picture of a cell, (H, W, C) in [-1, 1]."""
+    with Image.open(picture_path(folder, name)) as picture:
+        pixels = np.asarray(picture)
+    return images.to_float(pixels.reshape(*pixels.shape[:2], -1))
 
 
 def is_picture(path: pathlib.Path) -> bool:

@@ -1,16 +1,25 @@
 """Choose a method's hyperparameters for one measurement, without its truth."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from invjax import batch, keys, restoration, tuning
+from invjax import (
+    batch,
+    keys,
+    metrics,
+    notebook,
+    operators,
+    restoration,
+    tuning,
+)
 from invjax.methods import Method, method_class
 from invjax.problem import Problem
-from invjax.study.plan import grid
+from invjax.study.plan import grid as combinations
+from invjax.study.summaries import Setting
 from invjax.types import MaskOperator
 
 CRITERIA = ('auto', 'default', 'discrepancy', 'held_out')
@@ -59,6 +68,13 @@ class Choice:
     def __repr__(self):
         return '\n'.join([f'chosen by {self.by}:', *self.table()])
 
+    def _repr_html_(self):
+        shown = {
+            Setting(self.method.name, tuple(row['setting'].items())).line(): x
+            for row, x in zip(self.rows, self.samples, strict=True)
+        }
+        return notebook.as_html(shown, repr(self))
+
 
 def grid_of_method(
     method: str | type[Method], values: Mapping[str, Sequence[float]] | None
@@ -78,33 +94,36 @@ def grid_of_method(
 def tune(
     measured: Problem,
     prior,
-    method: str | type[Method] = 'dps',
-    values: Mapping[str, Sequence[float]] | None = None,
+    method: str | type[Method] | Method = 'dps',
+    grid: Mapping[str, Sequence[float]] | None = None,
     num_steps: int | str = 100,
     *,
     by: str = 'auto',
     hold_out: float = 0.1,
-    settings: Mapping[str, Any] | None = None,
     seed: int | jax.Array = 0,
     max_lanes: int = 8,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    **settings: Any,
 ) -> Choice:
     """Restore by each setting of a grid, and choose one by the measurement.
+
+        tune(measured, prior, 'dps', {'zeta': [1, 3, 6]}).method
 
     Args:
         measured: of which a truth, if there is one, is scored and never used.
         prior: see `invjax.load_prior`.
-        method: a name or a class.
-        values: name to values; by default the method's own grid.
+        method: a name, a class or a value; see `restoration.resolve`.
+        grid: name to values, of which one is chosen; by default the method's
+            own, and with it the prior's tuned defaults.
         num_steps: any form that `schedule.respace` takes.
         by: `discrepancy`, the residual nearest to what the noise explains;
             `held_out`, for masks, what best foretells measured pixels that it
             has not seen; `default`, the tuned one, which must be in the grid;
             `auto`, what lost least over 50 faces (docs/evidence.md).
         hold_out: fraction of the measured pixels that `held_out` keeps back.
-        settings: flat, the same for all.
         seed: of everything random, or a key.
         max_lanes, on_progress: see `batch.run_batches`.
+        **settings: hyperparameters and choices, the same for all.
 
     Raises:
         ValueError: for what there is not or is out of range, for a criterion
@@ -119,8 +138,6 @@ def tune(
             'noise_std must be above 0: without noise every residual but 0 is '
             'too large.'
         )
-    cls = method_class(method) if isinstance(method, str) else method
-    values = grid_of_method(cls, values)
     is_mask = isinstance(measured.operator, MaskOperator)
     if by == 'held_out' and not is_mask:
         raise ValueError(
@@ -128,26 +145,27 @@ def tune(
             f'{type(measured.operator).__name__}.'
         )
 
-    def resolve(given):
-        resolved = restoration.resolve(
-            cls, prior, measured.task, num_steps, given
-        )
-        return resolved.method
+    def resolve(more):
+        return restoration.resolve(
+            method, prior, measured.task, num_steps, {**settings, **more}
+        ).method
 
-    own = resolve(settings or {}).settings()
-    default = {name: own[name] for name in values}
-    tuned = _tuned(prior, cls, measured.task, num_steps)
-    if by == 'auto':
-        by = _least_loss(
-            measured, default if tuned else None, values, num_steps
-        )
-    tried = grid(**values)
+    usual = resolve({})
+    values = grid_of_method(type(usual), grid)
+    default = {name: usual.settings()[name] for name in _names(usual, values)}
+    has_tuned = _has_tuned(method, prior, measured.task, num_steps)
+    tried = combinations(**values)
+    if not grid and has_tuned and default not in tried:
+        # Nobody has asked for other values than these.
+        tried.append(default)
     if by == 'default' and default not in tried:
         raise ValueError(
-            f'by=default needs {default} in the grid, which '
-            f'{cls.name} has by default; it is not there.'
+            f'by=default needs {default} in the grid, which {usual.name} has '
+            'by default; it is not there.'
         )
-    methods = [resolve({**(settings or {}), **setting}) for setting in tried]
+    if by == 'auto':
+        by = _least_loss(measured, num_steps, has_tuned and default in tried)
+    methods = [resolve(setting) for setting in tried]
     root = keys.root(seed)
     problems, held_out = [measured], None
     if is_mask:
@@ -175,10 +193,16 @@ def tune(
         if held_out is not None:
             row['held_out'] = float(tuning.chi_square(restored[1, i], held_out))
         if measured.truth is not None:
-            row['psnr'] = restoration.score(x, measured)['psnr']
+            row['psnr'] = float(metrics.psnr(x, measured.truth))
         rows.append(row)
     chosen = choose(rows, by, default)
     return Choice(rows, restored[0], chosen, by, methods[chosen])
+
+
+def _names(method: Method, values: Mapping[str, Any]) -> Iterable[str]:
+    """The names of a grid, once it is known that the method has them."""
+    type(method).check_names(values)
+    return values
 
 
 def choose(rows: Sequence[dict], by: str, default: Mapping[str, float]) -> int:
@@ -206,21 +230,40 @@ def choose(rows: Sequence[dict], by: str, default: Mapping[str, float]) -> int:
     return int(np.argmin(np.where(np.isfinite(values), values, np.inf)))
 
 
-def _tuned(prior, cls: type[Method], task, num_steps) -> bool:
+def _has_tuned(method, prior, task: str | None, num_steps) -> bool:
+    """Whether a method, by its name or class, has tuned settings here."""
     card = getattr(prior, 'card', None)
-    return card is not None and bool(
-        card.default_settings(cls.name, task, num_steps)
-    )
+    if card is None or isinstance(method, Method):
+        return False
+    name = method if isinstance(method, str) else method.name
+    return bool(card.default_settings(name, task, num_steps))
 
 
-def _least_loss(measured: Problem, default, values, num_steps) -> str:
+def _least_loss(measured: Problem, num_steps, has_default: bool) -> str:
     """The criterion that lost least on 50 faces (docs/evidence.md)."""
     as_there = (
         abs(float(measured.noise_std) - _DEFAULT_NOISE_STD) < 1e-6
         and str(num_steps) == _DEFAULT_NUM_STEPS
+        and _is_usual(measured)
     )
-    if default is not None and as_there and default in grid(**values):
+    if has_default and as_there:
         return 'default'
     if measured.task == 'random_inpainting':
         return 'held_out'
     return 'discrepancy'
+
+
+def _is_usual(measured: Problem) -> bool:
+    """Whether the operator has the parameters that its task has by default."""
+    if measured.task not in operators.OPERATORS:
+        return False
+    usual = operators.make_operator(
+        measured.task, jax.random.key(0), measured.image_shape
+    )
+
+    def described(operator):
+        # Where pixels are missing is random; how many is a parameter.
+        found = operator.describe()
+        return {n: v for n, v in found.items() if n != 'missing_within'}
+
+    return described(usual) == described(measured.operator)

@@ -7,11 +7,13 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from invjax import (
-    images,
+    keys,
     metrics,
+    notebook,
     operators,
     restoration,
     schedule,
@@ -20,8 +22,8 @@ from invjax import (
 from invjax import tuning as criteria
 from invjax.methods import METHODS, Method
 from invjax.study import running, summaries
-from invjax.study.cells import cell_id, picture_path, read
-from invjax.study.plan import MEASUREMENT, Data, Plan
+from invjax.study.cells import cell_id, read, read_picture
+from invjax.study.plan import MEASUREMENT, Data, Plan, make_data
 from invjax.study.summaries import setting_words, words
 
 # Scores to what is better the larger it is, where a table has the best in bold.
@@ -40,17 +42,26 @@ class Run(NamedTuple):
     """A method at a number of steps.
 
     Attributes:
-        method: a name, which has the prior's defaults for each task, or a value.
+        method: a name or a class, which have the prior's defaults for each
+            task, or a value.
         num_steps: any form that `schedule.respace` takes.
     """
 
-    method: str | Method
+    method: str | type[Method] | Method
     num_steps: int | str = 100
 
     @property
     def name(self) -> str:
         """Of the method."""
         return self.method if isinstance(self.method, str) else self.method.name
+
+    @property
+    def line(self) -> str:
+        """What tells it from runs of other methods, at any number of steps."""
+        if not isinstance(self.method, Method):
+            return self.name
+        words = setting_words(self.method.settings(), self.name)
+        return f'{self.name} {words}'.strip()
 
 
 class Row(NamedTuple):
@@ -62,6 +73,7 @@ class Row(NamedTuple):
         cells: of all images and samples; none where the method cannot do the
             task.
         scores: name to the estimate over images.
+        line: see `Run.line`; '' where it is the method's name.
     """
 
     task: str
@@ -69,6 +81,7 @@ class Row(NamedTuple):
     num_steps: str
     cells: list[dict]
     scores: dict[str, metrics.Estimate]
+    line: str = ''
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -98,10 +111,19 @@ class CoverageRow(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What came out: rows of a table, and coverage where it was asked for."""
+    """What came out.
+
+    Attributes:
+        rows: of the table, task by task.
+        coverage: where it was asked for.
+        folder: of the cells, in a folder a task.
+    """
 
     rows: Sequence[Row]
     coverage: Sequence[CoverageRow] = ()
+    folder: pathlib.Path | None = None
+    # A folder of this call alone is there as long as its result.
+    _holder: Any = dataclasses.field(default=None, repr=False)
 
     def table(self) -> list[str]:
         """The table in Markdown, the best of each task in bold."""
@@ -110,115 +132,153 @@ class Evaluation:
     def __repr__(self):
         return '\n'.join([*self.table(), *coverage_table(self.coverage)])
 
+    def _repr_html_(self):
+        names, rows = table_texts(self.rows)
+        return notebook.as_table([*_HEADER, *names], rows)
+
     def as_data(self) -> list[dict]:
         """The rows as plain data."""
         return [_as_data(row) for row in self.rows]
 
 
 def evaluate(
-    data: Data,
+    images: Sequence[jax.typing.ArrayLike],
+    prior,
     tasks: Sequence[str],
-    runs: Sequence[Run],
-    folder: str | os.PathLike | None = None,
+    methods: Sequence[str | type[Method] | Method | Run],
+    num_steps: int | str | Sequence[int | str] = 100,
     *,
     noise_std: float = 0.05,
-    noise: Mapping[str, Any] | None = None,
-    task_parameters: Mapping[str, Any] | None = None,
+    noise: str = 'gaussian',
+    noise_parameters: Mapping[str, float] | None = None,
     settings: Mapping[str, Any] | None = None,
     num_samples: int = 1,
     seed: int = 0,
+    first_image: int = 0,
+    distances: Sequence[metrics.LPIPS] = (),
     calibration: bool = False,
     choose_sample: bool = False,
+    folder: str | os.PathLike | None = None,
     progress: Callable[[str], Callable] = lambda what: lambda done, total: None,
     **how: Any,
 ) -> Evaluation:
     """Restore all images by all methods on all tasks, where they can do them.
 
+        evaluate(images, prior, ['denoising', 'jpeg'], ['dps', 'ddrm'])
+        evaluate(images, prior, ['denoising'], [dps(zeta=3.0), 'ddrm'], [5, 20])
+
     Args:
-        data: prior and images.
+        images: (H, W, C) in [-1, 1] each.
+        prior: see `invjax.load_prior`.
         tasks: names.
-        runs: methods, each at a number of steps.
-        folder: where cells are kept, in a folder a task, and continued; None
-            keeps them for this call alone.
-        noise_std, noise, task_parameters, num_samples, seed: see `Plan`.
-        settings: flat, on top of each method's defaults; those that it has.
+        methods: names and classes, which have the prior's defaults for each
+            task, or values; a Run has its own number of steps.
+        num_steps: any form that `schedule.respace` takes, or several: each
+            method is run at each of them.
+        noise_std, noise, noise_parameters: see `invjax.measure`.
+        settings: flat, on top of each method's: of those that all have.
+        num_samples: of each image.
+        seed: of everything random.
+        first_image, distances, folder: see `sweeping.sweep`.
         calibration: whether to measure coverage; needs several samples.
         choose_sample: scores are those of each image's sample with the least
             residual, at the cost of all; `success` is the fraction of samples
             that explain the measurement.
         progress: called with what is computed; gives the function to call with
-            (cells done, cells in all).
+            (steps done, steps in all).
         **how: see `running.compute`.
 
     Raises:
         ValueError: before any work, for what there is not, for one sample where
-            several are needed, or for --choose_sample without noise.
+            several are needed, for `choose_sample` without noise, or images
+            that do not fit the prior.
     """
-    check(tasks, runs, num_samples, noise_std, calibration, choose_sample)
+    numbers = [num_steps] if isinstance(num_steps, int | str) else num_steps
+    runs = []
+    for method in methods:
+        if isinstance(method, Run):
+            runs.append(method)
+        else:
+            runs += [Run(method, number) for number in numbers]
+    check(
+        tasks,
+        runs,
+        num_samples,
+        noise_std,
+        calibration,
+        choose_sample,
+        settings,
+    )
+    data = make_data(images, prior, first_image, distances)
+    for task in tasks:  # Some are not for all images.
+        operators.make_operator(task, keys.root(seed), prior.image_shape)
+    holder = None
     if folder is None:
-        with tempfile.TemporaryDirectory() as temporary:
-            return evaluate(
-                data,
-                tasks,
-                runs,
-                temporary,
-                noise_std=noise_std,
-                noise=noise,
-                task_parameters=task_parameters,
-                settings=settings,
-                num_samples=num_samples,
-                seed=seed,
-                calibration=calibration,
-                choose_sample=choose_sample,
-                progress=progress,
-                **how,
-            )
+        holder = tempfile.TemporaryDirectory()
+        folder = holder.name
+    whole = pathlib.Path(folder)
     rows: list[Row] = []
+    coverage: list[CoverageRow] = []
     for task in tasks:
-        of_task = pathlib.Path(folder) / task
+        of_task = whole / task
         of_task.mkdir(parents=True, exist_ok=True)
-        done = {}
-        for run in runs:
-            resolved = restoration.resolve(
-                run.method, data.prior, task, run.num_steps, settings
-            )
-            plan = Plan(
+        plans = [
+            Plan(
                 task,
-                (resolved.method,),
+                (
+                    restoration.resolve(
+                        run.method, prior, task, run.num_steps, settings
+                    ).method,
+                ),
                 run.num_steps,
                 (noise_std,),
-                noise or {},
-                task_parameters or {},
-                num_samples,
-                seed,
+                {'noise': noise, **(noise_parameters or {})},
+                num_samples=num_samples,
+                seed=seed,
                 has_costs=True,
             )
-            if _can_do(plan, data):
-                done[run] = running.compute(
-                    of_task,
-                    plan,
-                    data,
-                    on_progress=progress(f'{run.name}, {task}'),
-                    **how,
-                )
-        rows += rows_of_task(task, of_task, runs, done, choose_sample)
-    found = [row for row in rows if row.cells and row.method != MEASUREMENT]
-    coverage = [
-        _coverage(pathlib.Path(folder) / row.task, row, data)
-        for row in found
-        if calibration
-    ]
-    return Evaluation(rows, coverage)
+            for run in runs
+        ]
+        # Methods do not change how images are measured.
+        problems = plans[0].problems(data)
+        done = [
+            running.compute(
+                of_task,
+                plan,
+                data,
+                problems,
+                on_progress=progress(f'{run.line}, {task}'),
+                **how,
+            )
+            if _can_do(plan.methods[0], problems[0].operator)
+            else None
+            for run, plan in zip(runs, plans, strict=True)
+        ]
+        found = rows_of_task(task, of_task, runs, done, choose_sample)
+        rows += found
+        if calibration:
+            coverage += [
+                _coverage(of_task, row, data)
+                for row in found
+                if row.cells and row.method != MEASUREMENT
+            ]
+    return Evaluation(rows, coverage, whole, holder)
 
 
 def check(
-    tasks, runs, num_samples, noise_std, calibration=False, choose_sample=False
+    tasks,
+    runs,
+    num_samples,
+    noise_std,
+    calibration=False,
+    choose_sample=False,
+    settings=None,
 ) -> None:
     """Refuse, with a ValueError, what `evaluate` cannot do."""
     for task in tasks:
         operators.check_names(task, ())
     for run in runs:
-        restoration.resolve(run.method)
+        restoration.resolve(run.method, settings=settings)
         schedule.respace(run.num_steps)
     for name, asked in (
         ('calibration', calibration),
@@ -262,32 +322,38 @@ def expand(names: Sequence[str], every: Sequence[str]) -> list[str]:
     return [*dict.fromkeys(expanded)]
 
 
-def _can_do(plan: Plan, data: Data) -> bool:
-    found = plan.problem(data.first_image, data.truths[0], 0.0)
-    return isinstance(found.operator, plan.methods[0].needs_of_operator())
+def _can_do(method: Method, operator) -> bool:
+    try:
+        method.check_operator(operator)
+    except ValueError:
+        return False
+    return True
 
 
 def rows_of_task(
     task: str,
     folder: str | os.PathLike,
     runs: Sequence[Run],
-    done: Mapping[Run, running.Done],
+    done: Sequence[running.Done | None],
     choose_sample: bool = False,
 ) -> list[Row]:
     """Rows of a task, the measurement's first.
 
+    Runs of which other processes still compute cells have no row.
+
     Args:
         folder: of its cells.
-        runs: of which a row is made; without cells where `done` has none.
-        done: what `running.compute` gave.
+        runs: of which a row is made.
+        done: what `running.compute` gave for each; None where the method
+            cannot do the task: its row has no cells.
         choose_sample: see `evaluate`.
     """
     written = {cell['id']: cell for cell in read(folder)}
 
-    def row(method, num_steps, protocols):
+    def row(method, num_steps, protocols, line=''):
         names = [cell_id(protocol) for protocol in protocols]
         if any(name not in written for name in names):
-            print(f'{task}, {method}: others are at work.')
+            print(f'{task}, {line or method}: others are at work.')
             return []
         found = [written[name] for name in names]
         scores: dict[str, metrics.Estimate] = {}
@@ -297,46 +363,63 @@ def rows_of_task(
                 most = uncertainty.MOST_RESIDUAL**2
                 chosen = summaries.choose_samples(found, most, COSTS)
             ((_, scores),) = summaries.summarise(chosen, lambda _: ()).items()
-        return [Row(task, method, str(num_steps), found, scores)]
+        return [Row(task, method, str(num_steps), found, scores, line)]
 
     rows = []
-    for of_run in done.values():
-        rows += row(MEASUREMENT, '', of_run.measured)
-        break
-    for run in runs:
-        of_run = done.get(run)
-        cells = of_run.cells if of_run is not None else []
-        rows += row(run.name, run.num_steps, cells)
+    for of_run in done:
+        if of_run is not None:
+            rows += row(MEASUREMENT, '', of_run.measured)
+            break
+    for run, of_run in zip(runs, done, strict=True):
+        cells = () if of_run is None else of_run.cells
+        line = '' if run.line == run.name else run.line
+        rows += row(run.name, run.num_steps, cells, line)
     return rows
 
 
-def table(rows: Sequence[Row]) -> list[str]:
-    """Rows in Markdown: quality first, then what it costs."""
+_HEADER = ('task', 'method', 'steps', 'setting')
+
+
+def table_texts(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Names of the scores, and the texts of the rows, the best with `**`.
+
+    Quality comes first, then what it costs.
+    """
     names = [*dict.fromkeys(n for row in rows for n in row.scores)]
     names = [n for n in names if n not in COSTS] + [
         n for n in COSTS if n in names
     ]
     best = best_values(rows)
-    lines = [
-        f'| task | method | steps | setting | {" | ".join(names)} |',
-        '| --- ' * (4 + len(names)) + '|',
+    texts = [
+        [
+            f'`{row.task}`',
+            f'`{row.method}`',
+            row.num_steps,
+            setting_words(row.settings, row.method),
+            *(
+                _bold(
+                    words(row.scores.get(name), name in COUNTS),
+                    row.method != MEASUREMENT
+                    and (row.task, name) in best
+                    and name in row.scores
+                    and row.value(name) == best[row.task, name],
+                )
+                for name in names
+            ),
+        ]
+        for row in rows
     ]
-    for row in rows:
-        numbers = ' | '.join(
-            _bold(
-                words(row.scores.get(name), name in COUNTS),
-                row.method != MEASUREMENT
-                and (row.task, name) in best
-                and name in row.scores
-                and row.value(name) == best[row.task, name],
-            )
-            for name in names
-        )
-        lines.append(
-            f'| `{row.task}` | `{row.method}` | {row.num_steps} '
-            f'| {setting_words(row.settings, row.method)} | {numbers} |'
-        )
-    return lines
+    return names, texts
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """Rows in Markdown, the best of each task in bold."""
+    names, texts = table_texts(rows)
+    return [
+        f'| {" | ".join([*_HEADER, *names])} |',
+        '| --- ' * (len(_HEADER) + len(names)) + '|',
+        *(f'| {" | ".join(row)} |' for row in texts),
+    ]
 
 
 def best_values(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
@@ -376,23 +459,21 @@ def _as_data(row: Row) -> dict:
 def points(
     rows: Sequence[Row], task: str, score: str, costs: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """Method to its points of cost, the sum of some scores, and of a score."""
+    """Line to its points of cost, the sum of some scores, and of a score."""
     found: dict[str, list] = {}
     for row in rows:
         if row.task == task and all(n in row.scores for n in (score, *costs)):
             cost = sum(float(row.scores[name].mean) for name in costs)
             point = cost, float(row.scores[score].mean)
             if np.all(np.isfinite(point)):
-                found.setdefault(row.method, []).append(point)
-    return {method: np.array(p) for method, p in found.items()}
+                found.setdefault(row.line or row.method, []).append(point)
+    return {line: np.array(p) for line, p in found.items()}
 
 
 def _coverage(folder, row: Row, data: Data) -> CoverageRow:
     samples: dict[int, list] = {}
     for cell in row.cells:
-        x = images.read_exact(
-            picture_path(folder, cell['id']), data.truths[0].shape[0]
-        )
+        x = read_picture(folder, cell['id'])
         samples.setdefault(cell['protocol']['image'], []).append(x)
     by_image = [
         uncertainty.coverage(np.stack(xs), data.truth(image))

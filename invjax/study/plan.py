@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from invjax import keys, metrics, operators, problem, tuning
+from invjax import batch, keys, metrics, operators, problem, tuning
 from invjax.methods import Method
 from invjax.problem import Problem
 
@@ -54,6 +54,42 @@ class Data:
         return enumerate(self.truths, start=self.first_image)
 
 
+def make_data(
+    truths: Sequence[jax.typing.ArrayLike],
+    prior,
+    first_image: int = 0,
+    distances: Sequence[metrics.LPIPS] = (),
+) -> Data:
+    """Images and a prior that fit together.
+
+    Args:
+        truths: (N, H, W, C), or N of (H, W, C), in [-1, 1].
+        prior: of images of that size.
+        first_image, distances: see `Data`.
+
+    Raises:
+        ValueError: for no image, or one that the prior is not for.
+    """
+    if not len(truths):
+        raise ValueError('there must be at least one image, got none.')
+    wanted = tuple(prior.image_shape)
+    found = [np.asarray(truth) for truth in truths]
+    for number, truth in enumerate(found):
+        if truth.shape != wanted:
+            raise ValueError(
+                f'images must be {wanted}, as those of the prior are, got '
+                f'{truth.shape} of image {number}.'
+            )
+        if truth.dtype.kind != 'f' or not np.all(np.abs(truth) <= 1):
+            raise ValueError(
+                'images must be floats in [-1, 1], got '
+                f'{truth.dtype} from {truth.min()} to {truth.max()} of image '
+                f'{number}.'
+            )
+    floats = [truth.astype(np.float32) for truth in found]
+    return Data(prior, floats, first_image, tuple(distances))
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """Which cells: all images, and of each all samples, noises and methods.
@@ -74,7 +110,8 @@ class Plan:
             over its lanes.
 
     Raises:
-        ValueError: for no method, or a number that is out of its range.
+        ValueError: for no method, methods that differ in more than numbers, or
+            a number that is out of its range.
     """
 
     task: str | None
@@ -91,6 +128,7 @@ class Plan:
     def __post_init__(self):
         if not self.methods:
             raise ValueError('a plan must have at least one method, got none.')
+        batch.stack_methods(self.methods)
         number = self.num_samples
         if number != int(number) or number < 1:
             raise ValueError(

@@ -3,12 +3,49 @@
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from invjax import metrics
 from invjax.methods import METHODS
+
+
+class Setting(NamedTuple):
+    """A method with its settings, or with those that count.
+
+    Attributes:
+        method: its name.
+        values: (name, value) pairs.
+    """
+
+    method: str
+    values: tuple[tuple[str, Any], ...] = ()
+
+    def words(self) -> str:
+        """The values, such as `zeta 3, normalise gradient`."""
+        return ', '.join(
+            f'{name} {value}'
+            if isinstance(value, str | bool)
+            else f'{name} {value:g}'
+            for name, value in self.values
+        )
+
+    def line(self) -> str:
+        """The method and the values, such as `dps zeta 3`."""
+        return f'{self.method} {self.words()}'.strip()
+
+
+class Row(NamedTuple):
+    """A row of a table.
+
+    Attributes:
+        setting: that its cells share.
+        scores: name to the estimate over images.
+    """
+
+    setting: Setting
+    scores: dict[str, metrics.Estimate]
 
 
 def choose_samples(
@@ -131,12 +168,8 @@ def _default_settings(method: str) -> Mapping[str, Any]:
 
 def setting_words(settings: Mapping[str, Any], method: str = '') -> str:
     """`shown_settings` in words, such as `zeta 3, normalise gradient`."""
-    return ', '.join(
-        f'{name} {value}'
-        if isinstance(value, str | bool)
-        else f'{name} {value:g}'
-        for name, value in shown_settings(settings, method).items()
-    )
+    shown = shown_settings(settings, method)
+    return Setting(method, tuple(shown.items())).words()
 
 
 def _number(value) -> float:

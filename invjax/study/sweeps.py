@@ -14,7 +14,7 @@ from invjax import metrics, tuning
 from invjax.methods import METHODS
 from invjax.study import summaries, verdict
 from invjax.study.plan import MEASUREMENT
-from invjax.study.summaries import setting_words, words
+from invjax.study.summaries import Setting, words
 
 # A score's name, and the sign that makes higher better.
 METRICS = {'psnr': 1.0, 'lpips_alex': -1.0, 'lpips_vgg': -1.0}
@@ -36,25 +36,8 @@ _OF_METHOD = ('num_steps', 'version')
 _HEAD_OF_VERDICTS = 4
 
 
-class Setting(NamedTuple):
-    """A method with its settings.
-
-    Attributes:
-        method: its name.
-        values: (name, value) pairs, by name: its numbers, and its choices where
-            they are not the default ones.
-    """
-
-    method: str
-    values: tuple[tuple[str, Any], ...]
-
-    def words(self) -> str:
-        """The values, for a table."""
-        return setting_words(dict(self.values), self.method)
-
-
 def setting_of(protocol: Mapping[str, Any]) -> Setting:
-    """The setting of a cell."""
+    """The setting of a cell: its numbers, and choices that are not default."""
     method = protocol['method']
     shown = summaries.shown_settings(protocol['settings'], method)
     return Setting(method, tuple(sorted(shown.items())))

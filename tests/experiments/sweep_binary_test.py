@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -88,12 +90,12 @@ class SweepTest(absltest.TestCase):
             _cells_and_pictures(out), _cells_and_pictures(self.whole)
         )
 
-    def test_two_processes_share_the_cells(self):
-        out = self.folder / 'shared'
+    def start_two(self, out):
+        """Two processes that share the cells by their numbers."""
         with socket.socket() as probe:
             probe.bind(('127.0.0.1', 0))
             port = probe.getsockname()[1]
-        processes = [
+        return [
             _start(
                 self.folder,
                 out,
@@ -103,7 +105,10 @@ class SweepTest(absltest.TestCase):
             )
             for i in range(2)
         ]
-        for process in processes:
+
+    def test_two_processes_share_the_cells(self):
+        out = self.folder / 'shared'
+        for process in self.start_two(out):
             _, error = process.communicate()
             self.assertEqual(process.returncode, 0, error)
         self.assertEqual(
@@ -113,6 +118,54 @@ class SweepTest(absltest.TestCase):
             lines = (out / f'cells-{i}.jsonl').read_text().splitlines()
             measured = _NUM_IMAGES if i == 0 else 0
             self.assertLen(lines, _NUM_CELLS // 2 + measured)
+
+    def test_a_killed_process_does_not_take_the_other_with_it(self):
+        out = self.folder / 'bereft'
+        killed, other = self.start_two(out)
+        # They have parted as soon as one of them has written.
+        while killed.poll() is None and not records.read(out):
+            time.sleep(0.01)
+        killed.kill()
+        killed.communicate()
+        text, error = other.communicate()
+        self.assertEqual(other.returncode, 0, error)
+        self.assertIn('others are at work', text)
+        own = (out / 'cells-1.jsonl').read_text().splitlines()
+        self.assertLen(own, _NUM_CELLS // 2)
+
+    def test_two_runs_into_one_folder_compute_nothing_twice(self):
+        out = self.folder / 'twice'
+        processes = [_start(self.folder, out) for _ in range(2)]
+        counts = []
+        for process in processes:
+            text, error = process.communicate()
+            self.assertEqual(process.returncode, 0, error)
+            counts.append(int(re.search(r'^(\d+) cells in', text, re.M)[1]))
+        self.assertEqual(sum(counts), _NUM_CELLS)
+        lines = (out / 'cells-0.jsonl').read_text().splitlines()
+        self.assertLen(set(lines), _NUM_CELLS + _NUM_IMAGES)
+        self.assertLen(lines, _NUM_CELLS + _NUM_IMAGES)
+        self.assertEqual(
+            _cells_and_pictures(out), _cells_and_pictures(self.whole)
+        )
+
+    def test_pictures_that_are_torn_or_gone_are_computed_anew(self):
+        out = self.folder / 'repaired'
+        shutil.copytree(self.whole, out)
+        restored = [
+            records.picture_path(out, cell['id'])
+            for cell in records.read(out)
+            if cell['protocol']['method'] == 'sdedit'
+        ]
+        restored[0].unlink()
+        restored[1].write_bytes(restored[1].read_bytes()[:-40])
+        process = _start(self.folder, out)
+        text, error = process.communicate()
+        self.assertEqual(process.returncode, 0, error)
+        self.assertIn(f'{_NUM_CELLS - 2} of {_NUM_CELLS} cells are', text)
+        self.assertEqual(
+            _cells_and_pictures(out), _cells_and_pictures(self.whole)
+        )
 
 
 _ON_EIGHT_DEVICES = """
