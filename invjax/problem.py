@@ -105,11 +105,15 @@ def measure(
             `share`, of the measured values, from 0 to 1.
 
     Raises:
-        ValueError: for a value out of its range, another noise or parameter, or
-            a measurement that is no picture.
+        ValueError: for an image of another shape than the operator's, that
+            holds no floats, or values that are not finite; for a value out of
+            its range, another noise or parameter, or a measurement that is no
+            picture.
     """
     _check_noise_std(noise_std)
     parameters = check_noise(noise, **parameters)
+    x = _floats(x, 'the image')
+    _check_image(x, operator)
     if noise != 'gaussian':
         _check_is_picture(operator, x.shape, noise)
     # Gaussian noise has the key itself, as long as there was no other.
@@ -133,15 +137,23 @@ def from_measurement(
 ) -> Problem:
     """A problem whose measurement the user brings, in [-1, 1] units.
 
-    What y holds where the operator observes nothing is set to zero. The other
-    arguments, and what is refused, are as for `measure`.
+    What y holds where the operator observes nothing is set to zero, NaN among
+    it. The other arguments are as for `measure`.
+
+    Raises:
+        ValueError: for a measurement of another shape than the operator gives,
+            that holds no floats, or values that are not finite where something
+            is observed; else as for `measure`.
     """
     _check_noise_std(noise_std)
     parameters = check_noise(noise, **parameters)
-    y = jnp.asarray(y, jnp.float32) * operator.support()
+    y = _floats(y, 'the measurement')
+    image_shape = _measured_shape(y, operator)
+    support = operator.support()
+    y = jnp.where(support != 0, y, 0) * support
+    _check_finite(y, 'the measurement', ' where the operator observes')
     if noise != 'gaussian':
-        shape = jax.eval_shape(operator.pinv, y).shape
-        _check_is_picture(operator, shape, noise)
+        _check_is_picture(operator, image_shape, noise)
     return _problem(y, operator, noise_std, noise, parameters)
 
 
@@ -170,6 +182,75 @@ def check_noise(noise: str, **parameters: float) -> dict[str, float]:
         if name == 'share' and not 0 <= value <= 1:
             raise ValueError(f'share must be from 0 to 1, got {value}.')
     return {**known, **parameters}
+
+
+def _floats(values, name: str) -> jax.Array:
+    """Float32; refuses integers, which would be 0 to 255, and complex ones."""
+    dtype = jnp.result_type(values)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(
+            f'{name} must hold floats, from -1 for black to 1 for white where '
+            f'it is a picture, got {dtype}; images.to_float brings uint8 to '
+            'them.'
+        )
+    return jnp.asarray(values, jnp.float32)
+
+
+def _check_finite(values, name: str, where: str = '') -> None:
+    if isinstance(values, jax.core.Tracer):
+        return  # It has no values yet.
+    wrong = int(np.sum(~np.isfinite(values)))
+    if wrong:
+        raise ValueError(
+            f'{name} must be finite{where}, but {wrong:,} of its values are '
+            'not (NaN or infinite).'
+        )
+
+
+def _check_image(x: jax.Array, operator) -> None:
+    kind = type(operator).__name__
+    if x.ndim != 3:
+        raise ValueError(
+            f'the image must have the shape (H, W, C), got {x.shape}.'
+        )
+    try:
+        # A mask would broadcast an image of one pixel to its own size.
+        shape = jax.eval_shape(lambda: operator.pinv(operator.forward(x))).shape
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f'{kind} does not take an image of shape {x.shape}: '
+            f'{_first_line(error)}'
+        ) from None
+    if shape != x.shape:
+        raise ValueError(
+            f'the image must have the shape {shape} for {kind}, got {x.shape}.'
+        )
+    _check_finite(x, 'the image')
+
+
+def _measured_shape(y: jax.Array, operator) -> tuple[int, ...]:
+    """The image's shape, (H, W, C), if y is one of its measurements."""
+    kind = type(operator).__name__
+    try:
+        image = jax.eval_shape(operator.pinv, y)
+        measured = jax.eval_shape(operator.forward, image).shape
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f'{kind} does not give a measurement of shape {y.shape}: '
+            f'{_first_line(error)}'
+        ) from None
+    if measured != y.shape or len(image.shape) != 3:
+        # An axis too few or too many is broadcast to what nobody meant.
+        fitting = measured if y.ndim == 3 else '(h, w, c)'
+        raise ValueError(
+            f'the measurement must have the shape {fitting} for {kind}, got '
+            f'{y.shape}.'
+        )
+    return image.shape
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition('\n')[0]
 
 
 def _check_is_picture(operator, image_shape, noise: str) -> None:
