@@ -28,6 +28,7 @@ from tests.priors.pickle_writer import (
     Persistent,
     opcodes_of,
     pickle_of,
+    stream_of,
     view_of,
 )
 
@@ -56,6 +57,10 @@ def content(value, storages=()):
 def code(opcodes):
     """A pickle of opcodes that leave one value."""
     return zip_of(b'\x80\x02' + opcodes + b'.')
+
+
+def stream(value, storages=None):
+    return lambda path: path.write_bytes(stream_of(value, storages or {}))
 
 
 def call(module, name, *args):
@@ -194,6 +199,17 @@ ATTACKS = {
         )
     ),
     'code: by a registered extension': code(b'\x82\1'),
+    'code: in a stream': stream({'w': Call(Global('os', 'system'), ('x',))}),
+    'code: a class with its source': stream(
+        Persistent(
+            (
+                'module',
+                Global('os', 'system'),
+                'x.py',
+                f'__import__("os").system({_TOUCH!r})',
+            )
+        )
+    ),
     # To change what is read after it: by setting attributes.
     'attributes: of a function': content(
         Build(REBUILD, ({}, {'__defaults__': (None,) * 7}))
@@ -258,6 +274,10 @@ ATTACKS = {
     'memory: a table of 2**60 bytes': table(b'{}', length=2**60),
     'memory: a table with a tensor of 2**45': table(
         {'w': ('F32', (2**45,), 0, 2**47)}
+    ),
+    'memory: a stream with a storage of 2**60': stream({}, {'0': (2**60, b'')}),
+    'memory: a stream with 50,000 keys': stream(
+        {}, {str(i): (0, b'') for i in range(50_000)}
     ),
     'memory: a network of 2**20 channels': float_table(network(channels=2**16)),
     # To take time.

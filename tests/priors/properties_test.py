@@ -14,7 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from invjax.priors import convert, torch_file
-from tests.priors.pickle_writer import opcodes_of, pickle_of, view_of
+from tests.priors.pickle_writer import (
+    NO_HOOKS,
+    REBUILD,
+    Call,
+    Global,
+    Persistent,
+    opcodes_of,
+    pickle_of,
+    stream_of,
+    view_of,
+)
 
 # The same examples each time, so that a failure is nobody else's.
 _ALWAYS = settings(derandomize=True, deadline=None, max_examples=150)
@@ -41,7 +51,26 @@ def torch_zip():
         return path.read_bytes()
 
 
+def torch_stream():
+    tensors, storages = {}, {}
+    for i, (name, array) in enumerate(_ARRAYS.items()):
+        kind, stride = 'FloatStorage', tuple(s // 4 for s in array.strides)
+        pid = (
+            'storage',
+            Global('torch', kind),
+            str(i),
+            'cpu',
+            array.size,
+            None,
+        )
+        args = (Persistent(pid), 0, array.shape, stride, False, NO_HOOKS)
+        tensors[name] = Call(REBUILD, args)
+        storages[str(i)] = array.size, array.tobytes()
+    return stream_of({'model': tensors, 'epoch': 3}, storages)
+
+
 _ZIP = torch_zip()
+_STREAM = torch_stream()
 _SAFETENSORS = safetensors.numpy.save(_ARRAYS)
 
 
@@ -148,8 +177,16 @@ class PropertiesTest(parameterized.TestCase):
         self.assert_arrays(self.outcome(content) or {})
 
     @_ALWAYS
+    @given(damaged(_STREAM))
+    def test_a_damaged_stream_is_refused_or_arrays(self, content):
+        # It has no checksum.
+        self.assert_arrays(self.outcome(content) or {})
+
+    @_ALWAYS
     @given(
-        st.sampled_from([b'', b'PK\3\4', bytes(8) + b'{', b'\x80\2', b'\x80']),
+        st.sampled_from(
+            [_STREAM[:15], b'', b'PK\3\4', bytes(8) + b'{', b'\x80\2', b'\x80']
+        ),
         st.binary(max_size=200),
     )
     def test_any_bytes_are_refused_or_arrays(self, head, rest):
