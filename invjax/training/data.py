@@ -17,14 +17,11 @@ import grain
 import numpy as np
 
 from invjax import images, phantoms
+from invjax.images.files import full_range
+from invjax.images.pictures import scale
 
 CROPS = ('centre', 'random')
 FLIPS = ('none', 'horizontal', 'all')
-_SUFFIXES = (
-    *('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff'),
-    '.ppm',
-    '.pgm',
-)
 # Weights of red, green and blue in grey (ITU-R BT.601), as in Pillow.
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _THREADS = 2
@@ -56,13 +53,13 @@ def open_pictures(
 ) -> Pictures:
     """Find pictures, and refuse those that do not fit before any work.
 
-    - A folder: every picture in it and in folders below it, in order of their
-      paths. By `centre` the largest part of the shape of `size` is cut out of
-      the middle and resized.
+    - A folder: every picture in it and in folders below it, as
+      `images.list_pictures` finds and `images.read_picture` reads them. By
+      `centre` the largest part of the shape of `size` is cut out of the middle
+      and resized.
     - `FILE.npz:KEY` or `FILE.npy`: (N, h, w, C), or (N, h, w) for one channel,
-      or complex (N, h, w) for two. Whole numbers go from 0 for black to the
-      largest of their type, others from 0 to 1, unless `value_range` says what
-      is meant; arrays are not resized.
+      or complex (N, h, w) for two. Values mean what `images.read_picture` says,
+      but arrays are not resized.
     - `phantoms:NUMBER`: as many slices of `phantoms.draw` of seed 0.
 
     Colour becomes grey by 0.299 R + 0.587 G + 0.114 B, and grey is repeated for
@@ -93,39 +90,19 @@ def open_pictures(
 
 class _Folder:
     def __init__(self, name, size, channels, crop, value_range):
-        if value_range is not None:
-            raise ValueError(
-                'a value range is for arrays, and the pictures of '
-                f'{name} say theirs.'
-            )
-        if channels == 2:
-            raise ValueError(
-                'pictures have 1 or 3 channels; two of them come from '
-                'FILE.npy or FILE.npz:KEY.'
-            )
-        self._paths = sorted(
-            path
-            for path in pathlib.Path(name).rglob('*')
-            if path.suffix.lower() in _SUFFIXES
-            and not path.name.startswith('.')
-        )
+        self._paths, _ = images.list_pictures(name)
         if not self._paths:
-            raise ValueError(
-                f'{name} has no picture; they end in {", ".join(_SUFFIXES)}.'
-            )
-        # A side, to which a picture is cut and resized, or None.
-        self._side = size[0] if crop == 'centre' else None
+            raise ValueError(f'{name} has no picture in it.')
         self._size = size
-        self._channels = channels
+        self._cut = size if crop == 'centre' else None
+        self._channels, self._value_range = channels, value_range
+        middle = 'the middle of each resized'
+        windows = 'windows of them as they are'
         self.words = (
             f'{len(self._paths):,} pictures of the folder '
             f'{pathlib.Path(name).absolute().name}, '
-            + (
-                'the middle of each resized'
-                if crop == 'centre'
-                else 'windows of them as they are'
-            )
-            + ', -1 for black and 1 for white'
+            f'{middle if crop == "centre" else windows}, '
+            f'{_range_words(value_range)}'
         )
         self.read(0)
 
@@ -134,8 +111,16 @@ class _Folder:
 
     def read(self, number):
         path = self._paths[number]
-        x, _ = images.read_image(path, self._side)
-        return _fitting(_to_channels(x, self._channels, path), self._size, path)
+        reading = images.read_picture(
+            path, self._cut, self._channels, self._value_range
+        )
+        return _fitting(reading.x, self._size, path)
+
+
+def _range_words(value_range) -> str:
+    if value_range is None:
+        return '-1 for black and 1 for white'
+    return f'-1 for {value_range[0]:g} and 1 for {value_range[1]:g}'
 
 
 class _Array:
@@ -145,7 +130,7 @@ class _Array:
         shape, kind = self._values.shape, self._values.dtype.kind
         if (
             (kind == 'c' and (channels != 2 or len(shape) != 3))
-            or kind not in 'uifc'
+            or kind not in 'buifc'
             or len(shape) not in (3, 4)
             or (len(shape) == 4 and shape[3] not in (1, 2, 3))
         ):
@@ -166,8 +151,8 @@ class _Array:
         self._size = size
         self.words = (
             f'{shape[0]:,} pictures of {pathlib.Path(name).name} '
-            f'({self._values.dtype}), {self._low:g} as -1 and {self._high:g} '
-            'as 1'
+            f'({self._values.dtype}), '
+            f'{_range_words((self._low, self._high))}'
         )
         self.read(0)
 
@@ -176,8 +161,8 @@ class _Array:
 
     def read(self, number):
         x = _real(self._values[number])
-        scale = 2 / (self._high - self._low)
-        x = np.asarray((x - self._low) * scale - 1, np.float32)
+        x = (x - self._low) / (self._high - self._low)
+        x = np.asarray(2 * x - 1, np.float32)
         x = x if x.ndim == 3 else x[..., None]
         x = _to_channels(x, self._channels, self._name)
         return _fitting(x, self._size, self._name)
@@ -242,36 +227,25 @@ def _real(values: np.ndarray) -> np.ndarray:
 
 
 def _range(values, value_range, name) -> tuple[float, float]:
-    """The values that become -1 and 1; ValueError if others are outside."""
-    least, largest = np.inf, -np.inf
+    """The values that become -1 and 1; ValueError as `images.read_picture`."""
+    least, largest = [], []
     # Part by part, since the array may be larger than the memory.
     for start in range(0, len(values), 1024):
         part = _real(values[start : start + 1024])
         if part.dtype.kind == 'f' and not np.isfinite(part).all():
-            raise ValueError(f'{name} has values that are not finite.')
-        least = min(least, float(part.min()))
-        largest = max(largest, float(part.max()))
-    is_whole = values.dtype.kind in 'ui'
-    low, high = 0.0, float(np.iinfo(values.dtype).max) if is_whole else 1.0
-    if value_range is not None:
-        low, high = map(float, value_range)
-        if not (np.isfinite([low, high]).all() and low < high):
             raise ValueError(
-                'value_range must be two numbers, the lower one first, got '
-                f'{value_range}.'
+                f'{name} has values that are not finite (NaN or infinite).'
             )
-    elif largest <= low + (high - low) / 255 * (1 + is_whole):
-        low, high = np.inf, np.inf
-    if not low <= least <= largest <= high:
-        given = (
-            f'the value_range given is {low:g} to {high:g}'
-            if value_range is not None
-            else 'give the values that are black and white as value_range'
-        )
-        raise ValueError(
-            f'{name} has values from {least:g} to {largest:g}; {given}.'
-        )
-    return low, high
+        least.append(part.min())
+        largest.append(part.max())
+    full = None
+    if values.dtype.kind != 'c':
+        full = full_range(values.dtype, name)
+    # The rules are about the least and the largest value.
+    scale(np.stack([np.min(least), np.max(largest)]), full, value_range, name)
+    if value_range is not None:
+        return float(value_range[0]), float(value_range[1])
+    return 0.0, 1.0 if full is None else float(full)
 
 
 def _to_channels(x, channels: int, name) -> np.ndarray:
@@ -400,14 +374,20 @@ class Batches:
         rows = slice(process * share, (process + 1) * share)
 
         def read(numbers: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-            # All rows have their generator, so that those of one process do not
-            # depend on how many there are.
-            rngs = rng.spawn(len(numbers))
+            # All rows have a seed, so that those of one process do not depend
+            # on how many there are. Children of `rng` would depend on what it
+            # was used for before: Grain has a few that it uses again.
+            seeds = rng.integers(2**63, size=len(numbers))
             return np.stack(
                 [
-                    vary(pictures.read(int(number)), size, flips, own)
-                    for number, own in zip(
-                        numbers[rows], rngs[rows], strict=True
+                    vary(
+                        pictures.read(int(number)),
+                        size,
+                        flips,
+                        np.random.default_rng(seed),
+                    )
+                    for number, seed in zip(
+                        numbers[rows], seeds[rows], strict=True
                     )
                 ]
             )

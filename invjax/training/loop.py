@@ -17,10 +17,8 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 import shlex
-import shutil
 import signal
 import threading
 import time
@@ -344,7 +342,9 @@ class _Run:
             }
         )
         card = self._card(priors[best], step, levels[best] if levels else None)
-        self._write_prior(priors[best].params, card)
+        checkpoint.save_prior(
+            self.folder / 'prior', _stored(priors[best].params), card
+        )
         self._draw(priors[best], step)
         page.write(
             self.folder,
@@ -412,6 +412,8 @@ class _Run:
             'note': f'trained on {len(self.split.trained):,} pictures',
         }
         if origin is not None:
+            if 'rescale_timesteps' in origin:
+                card['rescale_timesteps'] = origin['rescale_timesteps']
             card['init'] = {
                 name: origin.get(name)
                 for name in ('name', 'sha256', 'data', 'licence')
@@ -419,18 +421,6 @@ class _Run:
         if levels is not None:
             card['held_out_loss'] = levels.as_dict()
         return as_json(card)
-
-    def _write_prior(self, params: dict, card: dict[str, Any]) -> None:
-        """Replace the prior; an interruption leaves the old one or the new."""
-        new, old = self.folder / 'prior.new', self.folder / 'prior.old'
-        place = self.folder / 'prior'
-        for left_over in (new, old):
-            shutil.rmtree(left_over, ignore_errors=True)
-        checkpoint.save_prior(new, _stored(params), card)
-        if place.exists():
-            os.replace(place, old)
-        os.replace(new, place)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def _true() -> jax.Array:

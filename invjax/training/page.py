@@ -63,17 +63,17 @@ def mean_of(losses: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {**means, 'step': losses[-1]['step'], 'count': count}
 
 
-def as_rgb(x: np.ndarray) -> np.ndarray:
-    """(H, W, 1, 2 or 3) to (H, W, 3), of two channels their magnitude."""
+def as_picture(x: np.ndarray) -> np.ndarray:
+    """(H, W, 1, 2 or 3) to (H, W, 1 or 3); of two channels their magnitude."""
     x = np.nan_to_num(np.asarray(x))
     if x.shape[-1] == 2:
         x = np.minimum(np.linalg.norm(x, axis=-1, keepdims=True), 2) - 1
-    return np.broadcast_to(x, (*x.shape[:2], 3)) if x.shape[-1] == 1 else x
+    return x
 
 
 def sheet(rows, labels: Sequence[str] = (), titles: Sequence[str] = ()):
     """Pictures of any number of channels side by side."""
-    shown = [[as_rgb(x) for x in row] for row in rows]
+    shown = [[as_picture(x) for x in row] for row in rows]
     return images.sheet(shown, titles, labels, cell=_CELL)
 
 
