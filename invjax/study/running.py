@@ -104,8 +104,13 @@ def compute(
     if len(missing) < len(share):
         say(f'{len(share) - len(missing)} of {len(share)} cells are there.')
     if process == 0:  # The first process measures for all.
-        for cell, found in zip(measured, problems, strict=True):
-            if store.missing([cell_id(cell)]):
+        by_name = {
+            cell_id(cell): (cell, found)
+            for cell, found in zip(measured, problems, strict=True)
+        }
+        with store.claimed(store.missing(by_name)) as free:
+            for name in free:
+                cell, found = by_name[name]
                 y = found.as_picture()
                 truth = data.truth(cell['image'])
                 store.write(cell, score(y, truth, found, data.distances), y)
