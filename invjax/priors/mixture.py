@@ -135,11 +135,6 @@ class MixturePrior:
             ],
         )
 
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C)."""
-        return self.components.mean.shape[1:]
-
     def __call__(self, x_t: jax.Array, t: jax.typing.ArrayLike) -> Prediction:
         """Predict the noise in x_t, exactly.
 
