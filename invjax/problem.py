@@ -187,13 +187,9 @@ def measure(
     """
     _check_noise_std(noise_std)
     parameters = check_noise(noise, **parameters)
-    x = jnp.asarray(x, jnp.float32)
-    if x.shape != operator.image_shape:
-        raise ValueError(
-            f'the image must have the shape {operator.image_shape} that '
-            f'{type(operator).__name__} takes, got {x.shape}.'
-        )
-    _check_finite('the image', x)
+    x = _floats(x, 'the image')
+    _check_shape(x, 'the image', operator.image_shape, operator)
+    _check_finite(x, 'the image')
     if noise != 'gaussian':
         _check_is_picture(operator, noise)
     # Gaussian noise has the key itself, as long as there was no other.
@@ -229,36 +225,43 @@ def from_measurement(
 
 
 def _brought(y, operator) -> jax.Array:
-    """y in float32, zero where the operator observes nothing.
-
-    Raises:
-        ValueError: for another shape or type, or a value that is not finite
-            where something is observed.
-    """
-    y = jnp.asarray(y)
-    if not (
-        jnp.issubdtype(y.dtype, jnp.floating)
-        or jnp.issubdtype(y.dtype, jnp.integer)
-    ):
-        raise ValueError(f'y must be real numbers, got {y.dtype}.')
-    if y.shape != operator.measurement_shape:
-        raise ValueError(
-            f'y must have the shape {operator.measurement_shape} that '
-            f'{type(operator).__name__} measures, got {y.shape}.'
-        )
+    """y in float32, zero where the operator observes nothing."""
+    y = _floats(y, 'the measurement')
+    _check_shape(y, 'the measurement', operator.measurement_shape, operator)
     # A product with zero would keep NaN.
-    y = jnp.where(operator.support() > 0, y.astype(jnp.float32), 0.0)
-    _check_finite('y', y)
+    y = jnp.where(operator.support() != 0, y, 0)
+    _check_finite(y, 'the measurement', ' where the operator observes')
     return y
 
 
-def _check_finite(name: str, values: jax.Array) -> None:
+def _floats(values, name: str) -> jax.Array:
+    """Float32; refuses integers, which would be 0 to 255, and complex ones."""
+    dtype = jnp.result_type(values)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(
+            f'{name} must hold floats, from -1 for black to 1 for white where '
+            f'it is a picture, got {dtype}; images.to_float brings uint8 to '
+            'them.'
+        )
+    return jnp.asarray(values, jnp.float32)
+
+
+def _check_shape(values, name: str, shape: tuple[int, ...], operator) -> None:
+    if values.shape != shape:
+        raise ValueError(
+            f'{name} must have the shape {shape} for '
+            f'{type(operator).__name__}, got {values.shape}.'
+        )
+
+
+def _check_finite(values, name: str, where: str = '') -> None:
     if isinstance(values, jax.core.Tracer):
         return  # It has no values yet.
-    number = int(jnp.sum(~jnp.isfinite(values)))
-    if number:
+    wrong = int(np.sum(~np.isfinite(values)))
+    if wrong:
         raise ValueError(
-            f'{name} must be finite, got {number} values that are not.'
+            f'{name} must be finite{where}, but {wrong:,} of its values are '
+            'not (NaN or infinite).'
         )
 
 

@@ -292,10 +292,18 @@ def respace(
         alpha_bar: (T,) signal power, which `'edm20'` alone reads; None for that
             of linear betas.
 
+    One timestep alone is T - 1, since a reverse process starts from pure noise;
+    guided-diffusion would keep 0.
+
     Raises:
         ValueError: if the text has another form, or asks for more timesteps
             than there are.
     """
+    kept = _respace(spec, num_train_steps, alpha_bar)
+    return np.array([num_train_steps - 1]) if len(kept) == 1 else kept
+
+
+def _respace(spec, num_train_steps, alpha_bar) -> np.ndarray:
     text = str(spec).strip()
     if text.startswith('ddim') and _is_count(text[4:]):
         return _stride_timesteps(int(text[4:]), num_train_steps)

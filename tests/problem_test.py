@@ -199,5 +199,84 @@ class NoiseTest(parameterized.TestCase):
             problem.measure(_KEY, _image(), operator, noise='poisson')
 
 
+class InputTest(parameterized.TestCase):
+    """What a user brings from Python is what it should be, or refused."""
+
+    @parameterized.parameters(*operators.OPERATORS)
+    def test_what_was_measured_can_be_brought(self, task):
+        operator = _operator(task)
+        y = operator.forward(_image())
+        # Also as NumPy holds it.
+        brought = problem.from_measurement(np.asarray(y, np.float64), operator)
+        np.testing.assert_array_equal(brought.y, y)
+        self.assertEqual(brought.image_shape, _SHAPE)
+
+    @parameterized.product(
+        value=[np.nan, np.inf, -np.inf], noise=list(problem.NOISES)
+    )
+    def test_what_is_not_observed_is_zero(self, value, noise):
+        operator = _operator('random_inpainting')
+        observed = np.broadcast_to(operator.mask, _SHAPE) > 0
+        y = np.where(observed, _image(), value)
+        brought = problem.from_measurement(y, operator, 0.05, noise)
+        for leaf in jax.tree.leaves(brought):
+            self.assertTrue(np.isfinite(leaf).all())
+        np.testing.assert_array_equal(brought.y, np.where(observed, y, 0))
+
+    @parameterized.parameters(np.nan, np.inf)
+    def test_what_is_observed_must_be_finite(self, value):
+        x = np.array(_image())
+        x[3, 5, 1] = value
+        for operator in (_operator(), _operator('gaussian_deblur')):
+            with self.assertRaisesRegex(
+                ValueError, 'image must be finite, but 1'
+            ):
+                problem.measure(_KEY, x, operator)
+            with self.assertRaisesRegex(
+                ValueError, 'measurement must be finite where .* but 1 of'
+            ):
+                problem.from_measurement(x, operator)
+
+    @parameterized.parameters(np.uint8, np.int32, bool, np.complex64)
+    def test_numbers_must_be_floats(self, kind):
+        x = np.ones(_SHAPE, kind)
+        for bring in (
+            lambda: problem.measure(_KEY, x, _operator()),
+            lambda: problem.from_measurement(x, _operator()),
+        ):
+            with self.assertRaisesRegex(
+                ValueError, f'must hold floats.* got {np.dtype(kind).name}'
+            ):
+                bring()
+
+    @parameterized.product(
+        task=['denoising', 'motion_deblur', 'super_resolution'],
+        shape=[(1, 1, 3), (63, 64, 3), (64, 64), (3, 64, 64), (2, 64, 64, 3)],
+    )
+    def test_another_shape_is_refused(self, task, shape):
+        values = np.zeros(shape, np.float32)
+        operator = _operator(task)
+        with self.assertRaisesRegex(ValueError, 'shape|must'):
+            problem.measure(_KEY, values, operator)
+        with self.assertRaisesRegex(ValueError, 'shape|must'):
+            problem.from_measurement(values, operator)
+
+    def test_a_mask_does_not_repeat_one_pixel(self):
+        with self.assertRaisesRegex(
+            ValueError, r'shape \(64, 64, 3\) for Mask, got \(1, 1, 3\)'
+        ):
+            problem.from_measurement(np.zeros((1, 1, 3)), _operator())
+
+    def test_values_may_be_traced(self):
+        operator, x = _operator('box_inpainting'), _image()
+        for bring in (
+            lambda x: problem.measure(_KEY, x, operator),
+            lambda x: problem.from_measurement(x, operator),
+        ):
+            jax.tree.map(
+                np.testing.assert_array_equal, jax.jit(bring)(x), bring(x)
+            )
+
+
 if __name__ == '__main__':
     absltest.main()

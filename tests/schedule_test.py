@@ -41,6 +41,17 @@ class TablesTest(parameterized.TestCase):
         betas = _GOLDENS[f'betas_respaced_{num_steps}']
         np.testing.assert_allclose(schedule.alpha_bars(betas), kept, atol=1e-12)
 
+    def test_one_step_alone_starts_where_there_is_noise_alone(self):
+        alpha_bar = schedule.alpha_bars(schedule.linear_betas(100))
+        for spec in (1, '1', 'quad1', 'ddim1'):
+            with self.subTest(spec):
+                np.testing.assert_array_equal(schedule.respace(spec, 100), [99])
+                steps = schedule.reverse_steps(alpha_bar, spec)
+                self.assertAlmostEqual(
+                    float(steps.alpha_bar_t[0]), alpha_bar[-1], places=6
+                )
+                self.assertEqual(float(steps.alpha_bar_s[0]), 1.0)
+
     @parameterized.parameters(1000, 100)
     def test_steps_have_the_references_betas_in_float32(self, num_steps):
         steps = schedule.reverse_steps(LINEAR, num_steps)

@@ -11,6 +11,12 @@ The second is drawn exactly where A is linear, or by Langevin dynamics, which
 needs no more than a differentiable A. r_t^2 = 1 - alpha_bar_t, times `spread`
 squared, is what x_0 ~ N(0, I) would have. The last step gives the mean instead
 of a sample.
+
+Departures from the authors' code: it follows the flow by five Euler steps of EDM's
+in sigma where we take `flow_steps` of DDIM, one by default; r_t is sigma_t there,
+and sqrt(1 - alpha_bar_t) here, which agree for little noise; its Langevin dynamics
+has 100 steps of a fixed size that is annealed by hand, and a likelihood of a width
+of its own (tau, 0.01) in place of the measurement's sigma.
 """
 
 import jax

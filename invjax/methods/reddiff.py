@@ -8,6 +8,11 @@ The posterior is approximated by a narrow normal around mu, whose fit descends
 
 (their Algorithm 1), by Adam, one step a level, from the noisy ones down. No pass
 back through the network is needed.
+
+Both terms are sums, as the paper has them. The authors' code (NVlabs/RED-diff)
+averages each: the first over the m measured values, the second over the n of the
+image. A common factor is nothing to Adam, but where y has fewer numbers than the
+image, a weight there acts as m / n of it does here.
 """
 
 import jax

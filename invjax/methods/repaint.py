@@ -4,7 +4,9 @@
 
 x_s' the prior's step. Each step is undone by fresh noise and taken again
 `resamplings` times, so that the two parts come to agree (their Algorithm 1 with
-jumps of one step). The measurement's noise stays in the picture.
+jumps of one step). The authors jump back ten steps at a time, ten times, over 250
+steps; a jump of one undoes less, so that more resamplings are needed for the same
+effect. The measurement's noise stays in the picture.
 """
 
 import jax

@@ -12,7 +12,9 @@ that the network gives for some input, and few steps are enough; each is up to K
 passes through the network and back.
 
 Their code keeps, of all estimates on the way, the one nearest to the truth; we
-return the last, since a measurement comes without its truth.
+return the last, since a measurement comes without its truth. Their released
+script has no lam either, which is `lam=0`, and for inpainting takes one more step
+of guidance after each level, which is left out here.
 """
 
 import jax

@@ -10,6 +10,11 @@ of which a diagonal is kept, in two ways:
     moment='learned'   from the variance that the network has learned for the
                        reverse step (Peng et al., 2024), v = beta_tilde +
                        w_0^2 Var[x_0 | x_t], w_0 the weight of x_0 in the mean
+
+The sums here go over all pixels of the image, and so need no more than one
+product with J^T. The authors sum over the measured ones alone, the rows of
+A J A^T: where pixels are missing, what a measured pixel has in common with missing
+ones counts here and not there.
 """
 
 import jax

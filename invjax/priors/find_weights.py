@@ -421,7 +421,9 @@ def _without_common_prefix(weights: Weights) -> Weights:
 def _describe(content: Any) -> str:
     if type(content) is Object:
         return f'one object of {excerpt(content.name)}'
+    if content is None:
+        return 'nothing'
     if type(content) is not dict:
-        return f'one {type(content).__name__.strip("_").lower()}'
+        return f'one {type(content).__name__.lower()}'
     keys = [f"'{key}'" for key in content if type(key) is str]
     return f'the keys {listing(keys)}' if keys else 'no named entries'

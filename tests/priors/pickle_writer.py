@@ -90,3 +90,26 @@ def view_of(key, kind, offset, size, stride, *more):
     pid = ('storage', Global('torch', kind), key, 'cpu', 0)
     args = (Persistent(pid), offset, size, stride, False, NO_HOOKS, *more)
     return Call(REBUILD, args)
+
+
+STREAM_MAGIC = 0x1950A86A20F9469CFC6C
+
+
+def stream_of(value, storages, little_endian=True) -> bytes:
+    """Spell a stream of `torch.save` from before PyTorch 1.6.
+
+    Args:
+        value: what it holds.
+        storages: by key, the number of elements and their bytes.
+        little_endian: what it says of the machine.
+    """
+    machine = {'protocol_version': 1001, 'little_endian': little_endian}
+    pickles = (STREAM_MAGIC, 1001, machine, value)
+    return (
+        b''.join(map(pickle_of, pickles))
+        + pickle.dumps(list(storages), protocol=2)
+        + b''.join(
+            count.to_bytes(8, 'little') + numbers
+            for count, numbers in storages.values()
+        )
+    )

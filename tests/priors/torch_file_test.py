@@ -31,6 +31,7 @@ from tests.priors.pickle_writer import (
     Persistent,
     opcodes_of,
     pickle_of,
+    stream_of,
     view_of,
 )
 
@@ -535,15 +536,6 @@ class OtherFilesTest(TorchFileTestCase):
         self.write({'w': self.tensor([1])}, byteorder=b'big')
         self.assert_refused("byteorder must be b'little', got b'big'")
 
-    def test_legacy_files_come_with_the_command_that_resaves_them(self):
-        magic = 0x1950A86A20F9469CFC6C
-        for protocol in (2, 4):
-            self.path.write_bytes(pickle.dumps(magic, protocol) + bytes(99))
-            self.assert_refused(
-                r'before PyTorch 1\.6; re-save .* python -c "import torch;'
-                r" torch\.save\(torch\.load\('.*a\.pt'.*\), 'resaved.pt'\)\"$"
-            )
-
     def test_legacy_tar_files_come_with_the_command_that_resaves_them(self):
         with tarfile.open(self.path, 'w') as file:
             file.addfile(tarfile.TarInfo('storages'))
@@ -575,6 +567,127 @@ class OtherFilesTest(TorchFileTestCase):
     def test_a_directory_is_refused(self):
         self.path.mkdir()
         self.assert_refused('must be a file, not a directory')
+
+
+def stream_view(key, count, size, part=None, kind='FloatStorage'):
+    """Describe a contiguous tensor of a stream."""
+    pid = ('storage', Global('torch', kind), key, 'cpu', count, part)
+    args = (Persistent(pid), 0, (size,), (1,), False, NO_HOOKS)
+    return Call(REBUILD, args)
+
+
+class StreamTest(TorchFileTestCase):
+    """The format from before PyTorch 1.6."""
+
+    numbers = np.arange(4, dtype=np.float32)
+
+    def write_stream(self, value, storages=None, **kwargs):
+        if storages is None:
+            storages = {'7': (4, self.numbers.tobytes())}
+        self.path.write_bytes(stream_of(value, storages, **kwargs))
+
+    def test_a_file_of_pytorch_comes_back_number_by_number(self):
+        weights = torch_file.read_weights(GOLDENS / 'stream.pt')
+        self.assertEqual(weights.key, 'model')
+        expected = {
+            'a.weight': np.arange(12, dtype=np.float32).reshape(3, 4),
+            'a.tied': np.arange(4, 8, dtype=np.float32),
+            'half.weight': np.array([1.5, -2], np.float16),
+            'bf16.weight': np.array([0.25, 3], ml_dtypes.bfloat16),
+            'b.transposed': np.arange(6, dtype=np.float64).reshape(2, 3).T,
+            'b.count': np.array(7, np.int64),
+            'b.parameter': np.ones(2, np.float32),
+        }
+        self.assertEqual(list(weights.tensors), list(expected))
+        for name, array in expected.items():
+            with self.subTest(name):
+                self.assertEqual(weights.tensors[name].dtype, array.dtype)
+                np.testing.assert_array_equal(weights.tensors[name], array)
+        self.assertTrue(
+            np.shares_memory(
+                weights.tensors['a.weight'], weights.tensors['a.tied']
+            )
+        )
+
+    def test_storages_follow_in_the_order_of_their_keys(self):
+        self.write_stream(
+            {'a': stream_view('x', 1, 1), 'b': stream_view('y', 2, 2)},
+            {
+                'y': (2, self.numbers[1:3].tobytes()),
+                'x': (1, self.numbers[:1].tobytes()),
+            },
+        )
+        read = torch_file.read_state_dict(self.path)
+        np.testing.assert_array_equal(read['a'], [0])
+        np.testing.assert_array_equal(read['b'], [1, 2])
+
+    def test_a_storage_may_be_a_part_of_another(self):
+        # As PyTorch 0.3 says it: the part's key, its start and its count.
+        view = stream_view('7', 4, 2, ('part', 1, 2))
+        self.write_stream({'w': view})
+        read = torch_file.read_state_dict(self.path)
+        np.testing.assert_array_equal(read['w'], [1, 2])
+
+    @parameterized.named_parameters(
+        ('beyond_the_end', 3, 2),
+        ('before_the_start', -1, 2),
+        ('of_words', 'a', 'b'),
+    )
+    def test_a_part_must_lie_in_its_storage(self, start, count):
+        view = stream_view('7', 4, 2, ('part', start, count))
+        self.write_stream({'w': view})
+        self.assert_refused('damaged|must lie within its storage')
+
+    def test_a_stream_cut_short_anywhere_is_refused(self):
+        self.write_stream({'w': stream_view('7', 4, 4)})
+        whole = self.path.read_bytes()
+        for num_bytes in range(20, len(whole)):
+            self.path.write_bytes(whole[:num_bytes])
+            # A cut inside a global's name leaves a name that is not allowed.
+            self.assert_refused('is damaged|asks for')
+
+    @parameterized.named_parameters(
+        ('count', {'7': (3, bytes(12))}),
+        ('missing', {}),
+        ('of_another_key', {'8': (4, bytes(16))}),
+        ('left_over', {'7': (4, bytes(16)), '8': (4, bytes(16))}),
+        ('huge', {'7': (2**62, bytes(16))}),
+    )
+    def test_storages_must_be_those_of_the_tensors(self, storages):
+        self.write_stream({'w': stream_view('7', 4, 4)}, storages)
+        self.assert_refused('is damaged')
+
+    def test_a_storage_cannot_be_two(self):
+        self.write_stream(
+            {
+                'a': stream_view('7', 4, 4),
+                'b': stream_view('7', 2, 2, kind='DoubleStorage'),
+            }
+        )
+        self.assert_refused('is damaged')
+
+    def test_big_endian_streams_are_refused(self):
+        self.write_stream({'w': stream_view('7', 4, 4)}, little_endian=False)
+        self.assert_refused('written on a big-endian machine')
+
+    @parameterized.named_parameters(*((n, n) for n in attacks('')))
+    def test_a_stream_runs_no_command(self, name):
+        marker = self.path.with_name('marker')
+        self.write_stream(attacks(f'touch {marker}')[name])
+        self.assert_refused('asks for', torch_file.UnsafeFileError)
+        self.assertFalse(marker.exists())
+
+    def test_the_source_of_a_class_stays_text(self):
+        # Whole modules were saved with it.
+        marker = self.path.with_name('marker')
+        source = f'open({str(marker)!r}, "w")'
+        kind = Persistent(('module', Global('my.code', 'Net'), 'x.py', source))
+        state = {'_parameters': {'w': stream_view('7', 4, 4)}}
+        module = Opcodes(opcodes_of(kind) + b')\x81' + opcodes_of(state) + b'b')
+        self.write_stream(module)
+        read = torch_file.read_state_dict(self.path)
+        np.testing.assert_array_equal(read['w'], self.numbers)
+        self.assertFalse(marker.exists())
 
 
 class SafetensorsTest(TorchFileTestCase):
