@@ -257,27 +257,34 @@ def define_lanes(flags: Flags) -> None:
     )
 
 
+# Where a cluster tells a process its number, and how many there are.
+_OF_CLUSTERS = (
+    ('SLURM_PROCID', 'SLURM_NTASKS'),
+    ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE'),
+)
+
+
 def define_processes(flags: Flags) -> None:
     """The flags of a run that several processes share; see `join_processes`."""
     section = 'several processes'
     flags.string(
         'coordinator',
         None,
-        'To share a sweep among processes: HOST:PORT of the first one, or '
-        '`auto` where the cluster tells (Slurm, Open MPI, TPU pods).',
+        '`auto` takes the next two from the cluster (Slurm, Open MPI, TPU '
+        'pods).',
         section=section,
     )
     flags.integer(
         'num_processes',
         None,
-        'With --coordinator: how many.',
+        'To share a sweep among processes: how many.',
         at_least=1,
         section=section,
     )
     flags.integer(
         'process_id',
         None,
-        'With --coordinator: this one, from 0.',
+        'With --num_processes: the number of this one, from 0.',
         at_least=0,
         section=section,
     )
@@ -286,28 +293,30 @@ def define_processes(flags: Flags) -> None:
 def join_processes(given: Given) -> tuple[int, int]:
     """The number of this process, and how many share the work; 0 and 1 alone.
 
-    To be called before anything runs on a device.
+    They meet in the folder of the results alone, so that one which dies does
+    not take the others with it. To be called before anything runs on a device.
     """
-    numbers = given.num_processes, given.process_id
-    if given.coordinator is None:
-        if numbers != (None, None):
+    number, of = given.process_id, given.num_processes
+    if given.coordinator is not None:
+        if given.coordinator != 'auto' or (number, of) != (None, None):
             raise ValueError(
-                '--num_processes and --process_id need --coordinator.'
+                '--coordinator must be auto, without --num_processes and '
+                '--process_id; with these no coordinator is needed.'
             )
-        return 0, 1
-    if given.coordinator == 'auto':
+        for of_number, of_count in _OF_CLUSTERS:
+            if of_number in os.environ and of_count in os.environ:
+                return int(os.environ[of_number]), int(os.environ[of_count])
         jax.distributed.initialize()
-    elif None in numbers:
+        return jax.process_index(), jax.process_count()
+    if (number is None) != (of is None):
+        raise ValueError('--num_processes and --process_id go together.')
+    if number is None:
+        return 0, 1
+    if number >= of:
         raise ValueError(
-            '--coordinator needs --num_processes and --process_id.'
+            f'--process_id must be below --num_processes, {of}, got {number}.'
         )
-    else:
-        jax.distributed.initialize(given.coordinator, *numbers)
-    share = jax.process_index(), jax.process_count()
-    # They have met for their numbers alone: what they compute is shared by the
-    # folder. Apart again, one that dies does not take the others with it.
-    jax.distributed.shutdown()
-    return share
+    return number, of
 
 
 def load_prior(given: Given, num_lanes: int = 1):

@@ -16,7 +16,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from invjax import batch, keys, metrics, operators, problem, tuning
+from invjax import (
+    batch,
+    keys,
+    metrics,
+    operators,
+    problem,
+    schedule,
+    tuning,
+)
 from invjax.methods import Method
 from invjax.problem import Problem
 
@@ -138,6 +146,26 @@ class Plan:
             raise ValueError(
                 f'hold_out must be from 0 to below 1, got {self.hold_out}.'
             )
+
+    def check(self, prior, problems: Sequence[Problem]) -> None:
+        """Refuse what cannot be run, before any work.
+
+        Raises:
+            ValueError: for an operator that the methods cannot do, a timestep
+                or a number of steps that the prior does not have, or problems
+                of other images than the prior's.
+        """
+        num_train_steps = len(prior.alpha_bar)
+        schedule.respace(self.num_steps, num_train_steps)
+        for method in self.methods:
+            method.check(num_train_steps)
+        for found in problems:
+            self.methods[0].check_operator(found.operator)
+            if tuple(found.image_shape) != tuple(prior.image_shape):
+                raise ValueError(
+                    f'problems must be of images of {tuple(prior.image_shape)}, '
+                    f'as those of the prior are, got {found.image_shape}.'
+                )
 
     def root(self) -> jax.Array:
         """The key of the study."""

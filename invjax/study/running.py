@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -93,10 +94,11 @@ def compute(
         say: what is called with a sentence for the user.
 
     Raises:
-        ValueError: before any work, by `batch.run_batches` and by `score`.
+        ValueError: before any work, by `Plan.check` and by `score`.
     """
-    store = Store(folder, process)
     problems = plan.problems(data) if problems is None else problems
+    plan.check(data.prior, problems)
+    store = Store(folder, process)
     measured, cells = plan.protocols(data, problems)
     names = [cell_id(cell) for cell in cells]
     share = names[process::num_processes]
@@ -104,8 +106,13 @@ def compute(
     if len(missing) < len(share):
         say(f'{len(share) - len(missing)} of {len(share)} cells are there.')
     if process == 0:  # The first process measures for all.
-        for cell, found in zip(measured, problems, strict=True):
-            if store.missing([cell_id(cell)]):
+        by_name = {
+            cell_id(cell): (cell, found)
+            for cell, found in zip(measured, problems, strict=True)
+        }
+        with store.claimed(store.missing(by_name)) as free:
+            for name in free:
+                cell, found = by_name[name]
                 y = found.as_picture()
                 truth = data.truth(cell['image'])
                 store.write(cell, score(y, truth, found, data.distances), y)
@@ -234,6 +241,9 @@ class _Work:
                 scores['held_out'] = float(
                     tuning.chi_square(x[place], held_out)
                 )
+            if failed[place] >= 0:
+                # Clipping can make numbers of what has none.
+                scores = dict.fromkeys(scores, math.nan)
             if self.plan.has_costs:
                 # Methods vary fastest among cells.
                 scores |= self.costs[index % len(self.costs)]

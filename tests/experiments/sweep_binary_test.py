@@ -5,14 +5,16 @@ import pathlib
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
+import types
+from unittest import mock
 
 from absl.testing import absltest
 
+from invjax.commandline import groups
 from invjax.study import cells as records
 from tests.experiments import tiny_prior
 
@@ -92,17 +94,8 @@ class SweepTest(absltest.TestCase):
 
     def start_two(self, out):
         """Two processes that share the cells by their numbers."""
-        with socket.socket() as probe:
-            probe.bind(('127.0.0.1', 0))
-            port = probe.getsockname()[1]
         return [
-            _start(
-                self.folder,
-                out,
-                f'--coordinator=127.0.0.1:{port}',
-                '--num_processes=2',
-                f'--process_id={i}',
-            )
+            _start(self.folder, out, '--num_processes=2', f'--process_id={i}')
             for i in range(2)
         ]
 
@@ -122,7 +115,6 @@ class SweepTest(absltest.TestCase):
     def test_a_killed_process_does_not_take_the_other_with_it(self):
         out = self.folder / 'bereft'
         killed, other = self.start_two(out)
-        # They have parted as soon as one of them has written.
         while killed.poll() is None and not records.read(out):
             time.sleep(0.01)
         killed.kill()
@@ -166,6 +158,35 @@ class SweepTest(absltest.TestCase):
         self.assertEqual(
             _cells_and_pictures(out), _cells_and_pictures(self.whole)
         )
+
+
+def _join(number=None, of=None, coordinator=None):
+    return groups.join_processes(
+        types.SimpleNamespace(
+            coordinator=coordinator, num_processes=of, process_id=number
+        )
+    )
+
+
+class ProcessesTest(absltest.TestCase):
+    def test_numbers_that_do_not_fit_are_refused(self):
+        self.assertEqual(_join(1, 2), (1, 2))
+        self.assertEqual(_join(), (0, 1))
+        with self.assertRaisesRegex(ValueError, 'go together'):
+            _join(0)
+        with self.assertRaisesRegex(ValueError, 'below --num_processes, 2'):
+            _join(2, 2)
+        with self.assertRaisesRegex(ValueError, '--coordinator must be auto'):
+            _join(0, 2, 'host:1')
+
+    def test_a_cluster_tells_a_process_its_number(self):
+        for names in (
+            ('SLURM_PROCID', 'SLURM_NTASKS'),
+            ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE'),
+        ):
+            told = dict(zip(names, ('3', '8'), strict=True))
+            with mock.patch.dict(os.environ, told, clear=True):
+                self.assertEqual(_join(coordinator='auto'), (3, 8))
 
 
 _ON_EIGHT_DEVICES = """

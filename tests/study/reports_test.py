@@ -65,7 +65,7 @@ class SweepsTest(absltest.TestCase):
         # 20 and 24: mean 22, deviation sqrt(8), over sqrt(2) images 2.
         self.assertIn(
             '| `dps` | zeta 1 | 22.000 +- 2.000 | 0.200 +- 0.100 |',
-            lines[4],
+            lines[5],
         )
         self.assertStartsWith(lines[0], '2 images')
 
