@@ -280,10 +280,10 @@ def _rows_of(
     case: Case, kept: Rows, num_steps, asked: Validation
 ) -> Iterator[dict]:
     """The rows of exact guidance and of each method that can."""
-    guidance = validation.ExactGuidance(case.as_prior, transition=_TRANSITION)
+    guidance = validation.ExactGuidance(transition=_TRANSITION)
 
     def exact():
-        samples = _draw(case, guidance, num_steps, asked)
+        samples = _draw(case, guidance, num_steps, asked, case.as_prior)
         return {}, _errors(case, samples, asked)
 
     yield kept.get(case, guidance.name, guidance.version, num_steps, [], exact)
@@ -340,7 +340,7 @@ def best(
     return setting, _errors(case, samples, asked)
 
 
-def _draw(case, method: Method, num_steps, asked):
+def _draw(case, method: Method, num_steps, asked, posterior=None):
     """Samples, (n, H, W, C), of the same keys for all methods and settings."""
     method.check(len(case.prior.alpha_bar))
     return validation.draw(
@@ -351,6 +351,7 @@ def _draw(case, method: Method, num_steps, asked):
         case.measured,
         case.prior,
         asked.num_samples,
+        posterior,
     )
 
 
