@@ -220,7 +220,8 @@ class RestorationTest(absltest.TestCase):
         for x, found in zip(self.restored.samples, scores, strict=True):
             truth, clipped = self.problem.truth, jnp.clip(x, -1, 1)
             np.testing.assert_allclose(found['psnr'], metrics.psnr(x, truth))
-            np.testing.assert_allclose(found['ssim'], metrics.ssim(x, truth))
+            # The window of SSIM does not fit into so small a picture.
+            self.assertNotIn('ssim', found)
             residual = self.problem.y - self.problem.operator.forward(clipped)
             np.testing.assert_allclose(
                 found['residual_norm'], np.linalg.norm(residual), rtol=1e-5

@@ -128,7 +128,7 @@ class CompareTest(parameterized.TestCase):
         lanes = batch.make_lanes(keys.root(3), problems, [restored.method])
         both = batch.run_lanes(lanes, _PRIOR, 5)
         np.testing.assert_allclose(ours.x, both.x, atol=1e-5)
-        plan = Plan('box_inpainting', (), seed=3)
+        plan = Plan('box_inpainting', (restored.method,), seed=3)
         for (number, truth), image in zip(
             data.numbered(), found.images, strict=True
         ):

@@ -276,8 +276,8 @@ class FileTest(CheckpointTest):
         (folder / 'card.json').write_text(json.dumps(without))
         with self.assertWarnsRegex(UserWarning, 'has no checksum'):
             checkpoint.load_prior(folder)
-        _, again = checkpoint.load_prior(path, **options)
-        self.assertIn(kept.CHECKSUM, again)
+        again = checkpoint.load_prior(path, **options)
+        self.assertIn(kept.CHECKSUM, again.card)
 
     def test_long_and_odd_names_are_names_of_folders(self):
         path = self.root / f'{"é" * 60} {"x" * 100}.pt'
