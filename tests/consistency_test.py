@@ -146,6 +146,34 @@ class ProjectTest(parameterized.TestCase):
         rows = np.linalg.pinv(matrix, rcond=1e-6) @ matrix
         np.testing.assert_allclose(rows @ added, added, atol=2e-3)
 
+    def test_what_hardly_passes_is_left_as_it_is(self):
+        # A wide blur: three quarters of its singular values are under a
+        # thousandth of the largest, down to where float32 has nothing left.
+        operator = operators.make_operator(
+            'gaussian_deblur',
+            jax.random.key(0),
+            _SHAPE,
+            blur_size=15,
+            blur_std=1.6,
+        )
+        matrix = gaussian.dense_matrix(operator.forward, _SHAPE)
+        u, s, vt = np.linalg.svd(matrix)
+        kept = s >= 1e-3 * s[0]
+        self.assertBetween(kept.mean(), 0.1, 0.6)
+        # No value is so near the bound that rounding decides.
+        self.assertGreater(np.abs(np.log(s / s[0] / 1e-3)).min(), 1e-3)
+        x, y = _estimate(), np.asarray(operator.forward(_estimate()) + 1.0)
+        y = y + np.random.default_rng(5).normal(size=y.shape)
+        measured = problem.from_measurement(y, operator, 0.0)
+        left = y.ravel() - matrix @ x.ravel()
+        inverse = (vt[kept].T / s[kept]) @ u[:, kept].T
+        np.testing.assert_allclose(
+            np.ravel(consistency.project(measured, x) - x),
+            inverse @ left,
+            rtol=1e-2,
+            atol=1e-2 * np.abs(inverse @ left).max(),
+        )
+
 
 class SquaredDistanceTest(parameterized.TestCase):
     @parameterized.product(
