@@ -9,6 +9,7 @@ from absl.testing import absltest, parameterized
 from jax.scipy.sparse.linalg import cg
 
 from invjax import consistency, operators, problem, types
+from invjax.operators import blur
 from invjax.priors import gaussian
 
 _SHAPE = (8, 8, 3)
@@ -145,6 +146,32 @@ class ProjectTest(parameterized.TestCase):
         # Rounding leaves singular values where there are none.
         rows = np.linalg.pinv(matrix, rcond=1e-6) @ matrix
         np.testing.assert_allclose(rows @ added, added, atol=2e-3)
+
+    def test_what_hardly_passes_is_left_as_it_is(self):
+        # A wide blur: three quarters of its singular values are under a
+        # thousandth of the largest, down to where float32 has nothing left.
+        operator = operators.make_operator(
+            'gaussian_deblur',
+            jax.random.key(0),
+            _SHAPE,
+            blur_size=15,
+            blur_std=1.6,
+        )
+        kernel = blur.gaussian_kernel(15, 1.6)
+        u, s, vt = np.linalg.svd(blur.blur_matrix(kernel, 8))
+        values = np.outer(s, s)[..., None]
+        kept = values >= 1e-3 * values.max()
+        self.assertBetween(kept.mean(), 0.1, 0.6)
+        y = np.random.default_rng(5).normal(size=_SHAPE)
+        measured = problem.from_measurement(y, operator, 0.0)
+        found = consistency.project(measured, jnp.zeros(_SHAPE))
+        coefficients = np.einsum('ih,hwc,jw->ijc', vt, found, vt)
+        expected = np.einsum('hi,hwc,wj->ijc', u, y, u) / values
+        difference = coefficients - np.where(kept, expected, 0)
+        # Seven digits of what is kept are all that there is.
+        atol = 1e-5 * np.abs(coefficients).max()
+        self.assertLess(atol, 0.02)
+        np.testing.assert_allclose(difference, 0, atol=atol)
 
 
 class SquaredDistanceTest(parameterized.TestCase):

@@ -243,7 +243,13 @@ class GaussianDeblurTest(parameterized.TestCase):
         )
         np.testing.assert_allclose(operator.forward(x), expected, atol=1e-5)
 
-    @parameterized.parameters((256, 61, 3.0), (64, 15, 1.5), (16, 3, 0.75))
+    @parameterized.parameters(
+        (256, 61, 3.0),
+        (64, 15, 1.5),
+        (16, 3, 0.75),
+        # 61 * 42 / 512 is a little more than 5.
+        (42, 11, 3 * (42 / 256) ** 0.5),
+    )
     def test_defaults_follow_the_side_of_the_image(self, side, size, std):
         # The shorter side counts.
         shape = (side, side + 8, 1)
@@ -674,7 +680,7 @@ class MotionDeblurTest(parameterized.TestCase):
         self.assertEqual(description['blur_size'], 7)
         self.assertAlmostEqual(description['intensity'], 0.8, places=6)
 
-    @parameterized.parameters((256, 61), (64, 15), (16, 3), (3, 3))
+    @parameterized.parameters((256, 61), (64, 15), (42, 11), (16, 3), (3, 3))
     def test_its_size_follows_the_shorter_side(self, side, size):
         operator = blur.motion_deblur(jax.random.key(0), (side + 8, side, 1))
         self.assertEqual(operator.describe()['blur_size'], size)
