@@ -17,6 +17,7 @@ from invjax import benchmarking
 from invjax.commandline import record
 from invjax.commandline.flags import Flags
 from invjax.commandline.program import run
+from invjax.report import benchmarks
 
 FLAGS = Flags(__doc__)
 FLAGS.strings('networks', benchmarking.NETWORKS, 'Of faces64 and ffhq256.')
@@ -48,8 +49,9 @@ def main(given):
     )
     benchmarking.check(asked)
     out = record.make_folder(given.out, 'benchmark')
+    record.say_if_replaced(out, 'benchmark.md')
     measured = benchmarking.measure(asked)
-    lines = benchmarking.table(measured)
+    lines = benchmarks.table(measured)
     (out / 'benchmark.md').write_text('\n'.join(lines) + '\n')
     record.write_json(
         out / 'benchmark.json',

@@ -23,7 +23,7 @@ from invjax.study.plan import Data
 
 FLAGS = Flags(__doc__)
 groups.define_prior(FLAGS)
-groups.define_run(FLAGS, num_steps=False)
+groups.define_run(FLAGS, num_steps=None)
 FLAGS.string('peer', None, 'A Python that can import torch and deepinv.')
 FLAGS.strings(
     'tasks',

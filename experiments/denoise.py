@@ -11,7 +11,7 @@ from invjax.report import paper
 
 FLAGS = Flags(__doc__)
 groups.define_prior(FLAGS)
-groups.define_run(FLAGS, num_steps=False)
+groups.define_run(FLAGS, num_steps=None)
 FLAGS.string('image', None, 'The truth, any picture.')
 FLAGS.integer('t', 100, 'Timestep, from 0 to T - 1.', at_least=0)
 

@@ -32,36 +32,34 @@ FLAGS.integer(
 )
 FLAGS.strings(
     'methods',
-    validating.Validation.methods,
+    [method.name for method in validating.Validation.methods],
     'Where the operator lets them.',
 )
 
 
 def main(given):
-    for name in given.methods:
-        method_class(name)  # Refuses a name that there is not.
-    out = record.make_folder(given.out, 'validate')
-    start = time.perf_counter()
     asked = validating.Validation(
-        given.methods, given.num_steps, given.num_samples, given.seed
+        [method_class(name) for name in dict.fromkeys(given.methods)],
+        given.num_steps,
+        given.num_samples,
+        given.seed,
     )
-    rows, by_steps = validating.validate(asked, out)
+    out = record.make_folder(given.out, 'validate')
+    record.say_if_replaced(out, 'validation.md')
+    start = time.perf_counter()
+    cases = list(validating.cases(given.seed))
+    found = validating.validate(cases, asked, out)
+    seconds = time.perf_counter() - start
     lines = [
-        *validating.summary(rows),
-        *validating.table_of_steps(by_steps),
-        *validating.table(rows),
+        *validations.summary(found.rows),
+        *validations.table_of_steps(found.by_steps),
+        *validations.table(found.rows),
     ]
     (out / 'validation.md').write_text('\n'.join(lines) + '\n')
-    validations.draw(out, by_steps)
-    seconds = time.perf_counter() - start
+    validations.draw(out, found.by_steps)
     record.write_json(
         out / 'validation.json',
-        {
-            'rows': rows,
-            'by_steps': by_steps,
-            'seconds': seconds,
-            **record.provenance(given),
-        },
+        {**found._asdict(), 'seconds': seconds, **record.provenance(given)},
     )
     print('\n'.join(lines))
     print(f'{seconds:.0f} s; written: {out}/validation.md and .png')

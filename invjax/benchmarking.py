@@ -12,14 +12,17 @@ are taken in processes of their own.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
+import pathlib
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -67,12 +70,14 @@ class Measured:
         rows: dicts, one a network, batch and kind of step.
         others: name to what was measured besides, in words.
         dtype: of the computation.
+        device: what kind it is.
     """
 
     ceiling: float
     rows: Sequence[dict]
     others: Sequence[tuple[str, str]]
     dtype: str
+    device: str
 
 
 # Of the sampler in each timed call; a step of the large one takes seconds.
@@ -94,7 +99,8 @@ def check(asked: Benchmark) -> None:
 
 def measure(asked: Benchmark, say: Callable[[str], None] = print) -> Measured:
     """Measure all; `say` is called with a line a row."""
-    rows, others = [], []
+    measured: list[dict] = []
+    others: list[tuple[str, str]] = []
     with _peer(asked) as ask:
         ceiling = _ceiling()
         for name in asked.networks:
@@ -103,15 +109,25 @@ def measure(asked: Benchmark, say: Callable[[str], None] = print) -> Measured:
             for batch in asked.batches:
                 is_cpu = jax.default_backend() == 'cpu'
                 if name == 'ffhq256' and is_cpu and batch > _LARGEST_ON_CPU:
+                    say(f'{name}, batch {batch}: left out on a CPU.')
                     continue
-                for row in _measure(name, prior, batch, ceiling, ask, asked):
-                    rows.append(row)
-                    say(_line(row))
+                for found in rows(
+                    name,
+                    prior,
+                    batch,
+                    _STEPS[name],
+                    asked.rounds,
+                    ceiling,
+                    ask,
+                ):
+                    measured.append(found)
+                    say(line(found))
             if name == 'faces64':
                 others += _sweep_against_runs(prior, asked.rounds)
     if 'ffhq256' in asked.networks:
         others += _processes(asked)
-    return Measured(ceiling, rows, others, asked.dtype)
+    device = jax.devices()[0].device_kind
+    return Measured(ceiling, measured, others, asked.dtype, device)
 
 
 def _prior(name: str, asked: Benchmark):
@@ -190,80 +206,147 @@ def _sampler(prior, methods, batch, num_steps):
     )
 
 
-def _measure(name, prior, batch, ceiling, ask, asked):
-    """Rows of one network and batch."""
+class Call(NamedTuple):
+    """What is timed.
+
+    Attributes:
+        run: () -> something to wait for.
+        num_steps: that it takes.
+        passes: of the network's arithmetic in a step; back to the input costs
+            as much as forward.
+        peer_kind: what the peer does meanwhile, or None.
+    """
+
+    run: Callable[[], Any]
+    num_steps: int
+    passes: int
+    peer_kind: str | None = None
+
+
+class Timed(NamedTuple):
+    """Seconds of a call.
+
+    Attributes:
+        first: of the first call, compilation included.
+        ours: of a step, in each round.
+        theirs: of the peer's pass in the same rounds; nothing without one.
+    """
+
+    first: float
+    ours: Sequence[float]
+    theirs: Sequence[float]
+
+
+def time_calls(
+    calls: Mapping[str, Call],
+    rounds: int,
+    ask_peer: Callable[[str], float] | None = None,
+) -> dict[str, Timed]:
+    """Time calls in turn, so that a slow minute of the machine meets all.
+
+    Args:
+        calls: by name.
+        rounds: of each.
+        ask_peer: kind of pass -> the peer's seconds, or None.
+    """
+    found = {
+        what: Timed(_timed(call.run)[1], [], []) for what, call in calls.items()
+    }
+    if ask_peer is not None:
+        for kind in dict.fromkeys(call.peer_kind for call in calls.values()):
+            if kind is not None:
+                ask_peer(kind)  # Its first pass is slower.
+    for _ in range(rounds):
+        for what, call in calls.items():
+            seconds = _timed(call.run)[1]
+            found[what].ours.append(seconds / call.num_steps)
+            if ask_peer is not None and call.peer_kind is not None:
+                found[what].theirs.append(ask_peer(call.peer_kind))
+    return found
+
+
+def row(
+    call: Call, timed: Timed, batch: int, flops: float, ceiling: float
+) -> dict[str, float]:
+    """What a table has of a call.
+
+    Args:
+        call, timed: see there.
+        batch: images at once.
+        flops: of one pass of the network on one image.
+        ceiling: FLOP/s of the machine.
+
+    Returns:
+        Medians over the rounds: `seconds_per_image` of a step, its
+        `share_of_ceiling`, and `peer_seconds_per_image` and the `ratio` of ours
+        to it where there is a peer; and `first_call_seconds`.
+    """
+    seconds = statistics.median(timed.ours)
+    found = {
+        'seconds_per_image': seconds / batch,
+        'first_call_seconds': timed.first,
+        'share_of_ceiling': call.passes * flops * batch / seconds / ceiling,
+    }
+    if timed.theirs:
+        ratios = [o / t for o, t in zip(timed.ours, timed.theirs, strict=True)]
+        found['peer_seconds_per_image'] = (
+            statistics.median(timed.theirs) / batch
+        )
+        found['ratio'] = statistics.median(ratios)
+    return found
+
+
+def rows(
+    name: str, prior, batch: int, num_steps: int, rounds: int, ceiling, ask=None
+) -> list[dict]:
+    """What each kind of step of a network costs, a row a kind.
+
+    Args:
+        name: of the network.
+        prior: a `NetworkPrior`.
+        batch: images at once.
+        num_steps: of the sampler in each timed call, 2 or more.
+        rounds: of each time.
+        ceiling: FLOP/s of the machine.
+        ask: a question -> the peer's answer, or None.
+    """
     x = jax.random.normal(jax.random.key(0), (batch, *prior.image_shape))
-    num_steps = _STEPS[name]
     steps = schedule.reverse_steps(prior.alpha_bar, num_steps)
     step = schedule.Steps(*(jnp.asarray(field[1]) for field in steps))
-    keys, measured = (
-        jax.random.split(jax.random.key(2), batch),
-        _measured(prior),
-    )
-    flops = _flops(prior, x)
-    # What: the call, how many steps it takes, how many passes of the network's
-    # arithmetic a step has (back to the input costs as much as forward), and
-    # what the peer does meanwhile.
+    of_lanes = jax.random.split(jax.random.key(2), batch)
+    measured = _measured(prior)
+
+    def sampler(method):
+        methods = [METHODS[method]()]
+        return _sampler(prior, methods, batch, num_steps)
+
     calls = {
-        'forward': (lambda: _forward(prior, x), 1, 1, 'forward'),
-        'unconditional step': (
-            _sampler(prior, [METHODS['unconditional']()], batch, num_steps),
-            num_steps,
-            1,
-            None,
-        ),
-        'ScoreALD step': (
-            _sampler(prior, [METHODS['score_ald']()], batch, num_steps),
-            num_steps,
-            1,
-            None,
-        ),
-        'DPS step': (
-            _sampler(prior, [METHODS['dps']()], batch, num_steps),
-            num_steps,
-            2,
-            'gradient',
-        ),
-        'bare DPS step': (
-            lambda: _bare_dps(prior, x, keys, measured, step),
-            1,
-            2,
-            None,
+        'forward': Call(lambda: _forward(prior, x), 1, 1, 'forward'),
+        'unconditional step': Call(sampler('unconditional'), num_steps, 1),
+        'ScoreALD step': Call(sampler('score_ald'), num_steps, 1),
+        'DPS step': Call(sampler('dps'), num_steps, 2, 'gradient'),
+        'bare DPS step': Call(
+            lambda: _bare_dps(prior, x, of_lanes, measured, step), 1, 2
         ),
     }
-    times = {what: [] for what in calls}
-    peers = {what: [] for what in calls}
-    first = {what: _timed(call[0])[1] for what, call in calls.items()}
-    for kind in ('forward', 'gradient'):
-        if ask is not None:
-            # Its first pass is slower.
-            ask(network=name, batch=batch, kind=kind)
-    # In turn, so that a slow minute of the machine meets all of them.
-    for _ in range(asked.rounds):
-        for what, (call, number, _, kind) in calls.items():
-            times[what].append(_timed(call)[1] / number)
-            if ask is not None and kind is not None:
-                answer = ask(network=name, batch=batch, kind=kind)
-                peers[what].append(answer)
-    for what, (_, _, passes, _) in calls.items():
-        seconds = statistics.median(times[what])
-        row = {
+    ask_peer = None
+    if ask is not None:
+        ask_peer = functools.partial(_ask, ask, name, batch)
+    timed = time_calls(calls, rounds, ask_peer)
+    flops = _flops(prior, x)
+    return [
+        {
             'network': name,
             'batch': batch,
             'what': what,
-            'seconds_per_image': seconds / batch,
-            'first_call_seconds': first[what],
-            'share_of_ceiling': passes * flops * batch / seconds / ceiling,
+            **row(call, timed[what], batch, flops, ceiling),
         }
-        if peers[what]:
-            row['peer_seconds_per_image'] = (
-                statistics.median(peers[what]) / batch
-            )
-            row['ratio'] = statistics.median(
-                ours / theirs
-                for ours, theirs in zip(times[what], peers[what], strict=True)
-            )
-        yield row
+        for what, call in calls.items()
+    ]
+
+
+def _ask(ask, name, batch, kind) -> float:
+    return ask(network=name, batch=batch, kind=kind)
 
 
 def _flops(prior, x) -> float:
@@ -340,7 +423,8 @@ def _processes(asked: Benchmark):
     return found
 
 
-# The other process has the same code, wherever this one found it.
+# Where this process found the package, so that another has the same code.
+_ROOT = pathlib.Path(__file__).parents[1]
 _CHILD = """
 import json, sys
 from invjax import benchmarking
@@ -356,7 +440,7 @@ def _child(cache: str, asked: Benchmark) -> dict:
     environment = {
         **os.environ,
         'JAX_COMPILATION_CACHE_DIR': cache,
-        'PYTHONPATH': os.pathsep.join(path for path in sys.path if path),
+        'PYTHONPATH': os.pathsep.join([str(_ROOT), *filter(None, sys.path)]),
     }
     done = subprocess.run(
         [sys.executable, '-c', _CHILD, question],
@@ -375,7 +459,8 @@ def _peer(asked: Benchmark):
     return peer.start(asked.peer, 'benchmark_peer.py')
 
 
-def _line(row) -> str:
+def line(row: Mapping[str, Any]) -> str:
+    """A row in a line, for a terminal."""
     text = (
         f'{row["network"]}, batch {row["batch"]}, {row["what"]}: '
         f'{1000 * row["seconds_per_image"]:.1f} ms an image, '
@@ -384,45 +469,3 @@ def _line(row) -> str:
     if 'ratio' in row:
         text += f', {row["ratio"]:.2f} of the peer'
     return text
-
-
-def table(measured: Measured) -> list[str]:
-    """All of it, in Markdown."""
-    lines = [
-        f'Ceiling: {measured.ceiling / 1e9:.0f} GFLOP/s on '
-        f'{jax.devices()[0].device_kind}, {measured.dtype}.',
-        '',
-        '| network | batch | what | ms an image | share of ceiling | '
-        'first call, s | peer, ms | ours / peer |',
-        '| --- ' * 8 + '|',
-    ]
-    for row in measured.rows:
-        of_peer = '| |'
-        if 'ratio' in row:
-            milliseconds = 1000 * row['peer_seconds_per_image']
-            of_peer = f'{milliseconds:.1f} | {row["ratio"]:.2f} |'
-        lines.append(
-            f'| {row["network"]} | {row["batch"]} | {row["what"]} '
-            f'| {1000 * row["seconds_per_image"]:.1f} '
-            f'| {row["share_of_ceiling"]:.0%} '
-            f'| {row["first_call_seconds"]:.1f} | {of_peer}'
-        )
-    lines += ['', '| | |', '| --- | --- |']
-    for (network, batch), group in _groups(measured.rows).items():
-        inside = group['unconditional step'] / group['forward'] - 1
-        against = group['DPS step'] / group['bare DPS step']
-        lines += [
-            f'| {network}, batch {batch}: sampler beyond the network '
-            f'| {inside:.1%} |',
-            f'| {network}, batch {batch}: DPS step in the sampler / bare '
-            f'| {against:.2f} |',
-        ]
-    return lines + [f'| {name} | {value} |' for name, value in measured.others]
-
-
-def _groups(rows) -> dict:
-    groups = {}
-    for row in rows:
-        group = groups.setdefault((row['network'], row['batch']), {})
-        group[row['what']] = row['seconds_per_image']
-    return groups

@@ -12,6 +12,8 @@ so that all keys of an experiment are distinct, and an image has the same ones
 whatever part of a data set is run, by whatever method.
 """
 
+import numbers
+
 import jax
 
 _DATA, _HELD_OUT, _SAMPLER = range(3)
@@ -30,7 +32,12 @@ def root(seed: int | jax.Array) -> jax.Array:
         seed.dtype, jax.dtypes.prng_key
     ):
         return seed
-    if isinstance(seed, bool) or seed != int(seed) or not 0 <= seed <= MAX_SEED:
+    is_whole = (
+        isinstance(seed, numbers.Real)
+        and not isinstance(seed, bool)
+        and float(seed).is_integer()
+    )
+    if not is_whole or not 0 <= seed <= MAX_SEED:
         raise ValueError(
             f'seed must be a whole number from 0 to {MAX_SEED}, got {seed}.'
         )

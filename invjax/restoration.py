@@ -11,6 +11,7 @@ import numpy as np
 
 from invjax import batch, images, keys, metrics, notebook
 from invjax.methods import Method, method_class
+from invjax.metrics.image import SSIM_WINDOW
 from invjax.problem import Problem
 from invjax.types import Info
 
@@ -155,7 +156,9 @@ def score(x: np.ndarray, problem: Problem) -> dict[str, float]:
     found = {}
     if problem.truth is not None:
         found['psnr'] = float(metrics.psnr(x, problem.truth))
-        found['ssim'] = float(metrics.ssim(x, problem.truth))
+        # A smaller picture has no window.
+        if min(np.shape(x)[:2]) >= SSIM_WINDOW:
+            found['ssim'] = float(metrics.ssim(x, problem.truth))
     found['residual_norm'] = float(problem.residual_norm(clipped))
     found['expected_residual_norm'] = float(problem.expected_residual_norm())
     return found

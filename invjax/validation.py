@@ -9,7 +9,7 @@ so that what is left is Monte Carlo error alone.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,6 @@ from invjax.methods.base import Method, guided_step
 from invjax.priors.gaussian import Posterior, at_time, likelihood_score
 from invjax.problem import Problem
 from invjax.schedule import Steps
-from invjax.settings import arrays
 from invjax.types import Prediction
 
 _NUM_DIRECTIONS = 128
@@ -30,19 +29,18 @@ _NUM_DIRECTIONS = 128
 class ExactGuidance(Method):
     """Guidance by grad_{x_t} log p(y | x_t) itself, in closed form.
 
+    The posterior p(x_0 | y) as a prior, on the schedule of the prior that the
+    sampler is given, is the sampler's state: a method has numbers alone.
+
     Attributes:
-        posterior: p(x_0 | y) as a prior, on the schedule of the prior that the
-            sampler is given.
         transition: how a step is taken.
     """
 
     name = 'exact'
 
-    posterior: Any = arrays()
-
     def update(self, key, x_t, state, step, problem, prior):
         _, noise_var_t = at_time(prior, step.t)
-        score = likelihood_score(prior, self.posterior, x_t, step.t)
+        score = likelihood_score(prior, state, x_t, step.t)
         eps = prior(x_t, step.t).eps - jnp.sqrt(noise_var_t) * score
         x0_hat = tweedie(x_t, eps, step.alpha_bar_t)
         x_s, info = guided_step(
@@ -65,6 +63,7 @@ def draw(
     problem: Problem,
     prior,
     num_samples: int,
+    posterior=None,
 ):
     """Samples of one problem through the shipped scan, (num_samples, H, W, C).
 
@@ -75,10 +74,14 @@ def draw(
         problem: see `invjax.problem`.
         prior: (x_t, t) -> Prediction.
         num_samples: static.
+        posterior: of `ExactGuidance`, which has it in place of a state.
     """
 
     def one(key):
-        return sampler.sample(key, steps, problem, prior, method)[0]
+        x, state = sampler.start(key, steps, problem, method)
+        carry = (x, state if posterior is None else posterior)
+        carry, _ = sampler.run(key, carry, steps, problem, prior, method)
+        return sampler.finish(key, carry, problem, method)
 
     return jax.vmap(one)(jax.random.split(key, num_samples))
 

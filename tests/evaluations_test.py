@@ -7,6 +7,8 @@ from absl.testing import absltest, parameterized
 
 from invjax import evaluations, operators, problem, schedule
 from invjax.methods import METHODS
+from invjax.methods.sitcom import SITCOM
+from invjax.methods.tmpd import TMPD
 from invjax.priors import gaussian
 from invjax.types import Prediction
 
@@ -50,8 +52,23 @@ class CountTest(parameterized.TestCase):
         # Each step is taken 5 times, or twice.
         ('repaint', 4, {'resamplings': 5}, (20, 0)),
         ('ddnm', 4, {'travel': 2}, (8, 0)),
+        ('ddnm', 4, {}, (4, 0)),
+        # Five Langevin steps a level, each with its own score.
+        ('ald', 4, {'langevin_steps': 5}, (20, 0)),
         # Without a network at all.
         ('admm_tv', 4, {}, (0, 0)),
+        ('dip', 2, {}, (0, 0)),
+        # One pass a step and none back.
+        *(
+            (name, 4, {}, (4, 0))
+            for name in ('score_ald', 'dmps', 'ddrm', 'diffpir', 'reddiff')
+        ),
+        ('wiener', 4, {}, (4, 0)),
+        # Levels that fall from tau = 400: of t = 999, 666, 333, 0 the last two.
+        ('hqs', 4, {}, (2, 0)),
+        ('pnp_admm', 4, {'levels': 'fixed'}, (4, 0)),
+        # One pass and one back.
+        *((name, 4, {}, (4, 4)) for name in ('mcg', 'pigdm', 'c_pigdm')),
         # A stop that is never met: 3 steps of Adam and the estimate after them.
         ('sitcom', 4, {'inner_steps': 3, 'delta': 0}, (16, 16)),
         # J^T is applied once for the variance and once for the score, where
@@ -68,7 +85,7 @@ class CountTest(parameterized.TestCase):
 
     def test_a_learned_variance_is_that_of_the_prior(self):
         found = evaluations.count(
-            _PROBLEM, LearningPrior(), METHODS['tmpd'](moment='learned'), 4
+            _PROBLEM, LearningPrior(), TMPD(moment='learned'), 4
         )
         self.assertEqual(found, (4, 4))
 
@@ -78,10 +95,12 @@ class CountTest(parameterized.TestCase):
         sure = gaussian.GaussianPrior.isotropic(
             np.zeros(_SHAPE), 1e-6, _ALPHA_BAR
         )
-        found = evaluations.count(
-            _PROBLEM, sure, METHODS['sitcom'](delta=2.0), 4
-        )
+        self.assertTrue(SITCOM.stops_by_value)
+        found = evaluations.count(_PROBLEM, sure, SITCOM(delta=2.0), 4)
         self.assertEqual(found, (4, 4))
+        # Others need not run it, which costs as much as a restoration.
+        for name, cls in METHODS.items():
+            self.assertEqual(cls.stops_by_value, name == 'sitcom')
 
 
 if __name__ == '__main__':

@@ -5,7 +5,12 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from invjax import batch, operators, problem, sampler, schedule
-from invjax.methods import METHODS
+from invjax.diffusion import Transition
+from invjax.methods.dps import DPS
+from invjax.methods.reddiff import REDDiff
+from invjax.methods.sdedit import SDEdit
+from invjax.methods.tds import TDS
+from invjax.methods.unconditional import Unconditional
 from invjax.priors import gaussian
 
 ALPHA_BAR = schedule.alpha_bars(schedule.linear_betas())
@@ -16,18 +21,9 @@ KEY = jax.random.key(0)
 STEPS = schedule.reverse_steps(ALPHA_BAR, 10)  # t = 999, 888, ..., 0
 
 
-def make(name, **settings):
-    """A method by its name, with flat settings."""
-    return METHODS[name].of(settings)
-
-
 @jax.jit
-def _run(key, carry, steps, measured, method):
+def run(key, carry, steps, measured, method):
     return sampler.run(key, carry, steps, measured, PRIOR, method)
-
-
-def run(key, carry, steps, measured, method, **settings):
-    return _run(key, carry, steps, measured, make(method, **settings))
 
 
 def make_problem():
@@ -36,16 +32,16 @@ def make_problem():
     return problem.measure(jax.random.key(2), x_0, operator, 0.1)
 
 
-def started(method, **settings):
-    return sampler.start(KEY, STEPS, make_problem(), make(method, **settings))
+def started(method):
+    return sampler.start(KEY, STEPS, make_problem(), method)
 
 
 class DistributionTest(parameterized.TestCase):
     @parameterized.parameters(
-        {'transition': 'ddpm', 'variance': 'posterior'},
-        {'transition': 'ddpm', 'variance': 'beta'},
-        {'transition': 'ddim', 'eta': 0.0},
-        {'transition': 'ddim', 'eta': 1.0},
+        {'kind': 'ddpm', 'variance': 'posterior'},
+        {'kind': 'ddpm', 'variance': 'beta'},
+        {'kind': 'ddim', 'eta': 0.0},
+        {'kind': 'ddim', 'eta': 1.0},
     )
     def test_unconditional_samples_have_the_mean_and_variance_of_the_prior(
         self, **settings
@@ -58,10 +54,11 @@ class DistributionTest(parameterized.TestCase):
             mean, covariance, ALPHA_BAR
         )
         number = 4000
+        method = Unconditional(transition=Transition(clip=False, **settings))
         lanes = batch.make_lanes(
             KEY,
             [problem.nothing_measured(mean.shape)],
-            [make('unconditional', clip=False, **settings)],
+            [method],
             num_samples=number,
         )
         result = batch.run_lanes(
@@ -83,9 +80,9 @@ class DistributionTest(parameterized.TestCase):
 class StretchesTest(parameterized.TestCase):
     @parameterized.parameters(
         # One that skips steps, one with a gradient, two with a state.
-        *((method, 4) for method in ('sdedit', 'dps', 'reddiff', 'tds')),
-        ('dps', 1),
-        ('dps', 5),
+        *((method, 4) for method in (SDEdit(), DPS(), REDDiff(), TDS())),
+        (DPS(), 1),
+        (DPS(), 5),
     )
     def test_stretches_are_one_scan_bit_for_bit(self, method, length):
         measured = make_problem()
@@ -103,9 +100,9 @@ class StretchesTest(parameterized.TestCase):
             np.testing.assert_array_equal(np.concatenate(parts)[:10], values)
 
     def test_a_row_that_is_not_active_changes_nothing(self):
-        carry = started('dps')
+        carry = started(DPS())
         idle = STEPS._replace(active=np.zeros(10, bool))
-        (x, _), info = run(KEY, carry, idle, make_problem(), 'dps')
+        (x, _), info = run(KEY, carry, idle, make_problem(), DPS())
         np.testing.assert_array_equal(x, carry[0])
         for values in info:
             np.testing.assert_array_equal(values, 0)
@@ -113,30 +110,49 @@ class StretchesTest(parameterized.TestCase):
     def test_noise_is_the_same_when_the_top_steps_are_left_out(self):
         # SDEdit waits above tau, so leaving those rows out must change nothing
         # but what the steps below draw, if they drew by their number.
-        carry = started('sdedit', tau=400)
+        method = SDEdit(400)
+        carry = started(method)
         measured = make_problem()
-        (whole, _), _ = run(KEY, carry, STEPS, measured, 'sdedit', tau=400)
+        (whole, _), _ = run(KEY, carry, STEPS, measured, method)
         (cut,), num_skipped = schedule.stretches(STEPS, 10, first_t=400)
         self.assertEqual(num_skipped, 6)
-        (x, _), _ = run(KEY, carry, cut, measured, 'sdedit', tau=400)
+        (x, _), _ = run(KEY, carry, cut, measured, method)
         np.testing.assert_array_equal(x, whole)
 
-    def test_sample_is_start_and_run(self):
+    def test_sample_is_start_run_and_finish(self):
         measured = make_problem()
-        method = make('dps')
-        x_0, _ = jax.jit(
-            lambda key: sampler.sample(key, STEPS, measured, PRIOR, method)
-        )(KEY)
-        (x, _), _ = run(KEY, started('dps'), STEPS, measured, 'dps')
-        np.testing.assert_allclose(x_0, x, atol=1e-6)
+        for method in (DPS(), TDS(particles=3)):
+            x_0, _ = jax.jit(
+                lambda key, method=method: sampler.sample(
+                    key, STEPS, measured, PRIOR, method
+                )
+            )(KEY)
+            carry, _ = run(KEY, started(method), STEPS, measured, method)
+            x = sampler.finish(KEY, carry, measured, method)
+            self.assertEqual(x_0.shape, SHAPE)
+            np.testing.assert_allclose(x_0, x, atol=1e-5)
 
     def test_another_key_draws_another_sample(self):
-        carry, measured = started('unconditional'), make_problem()
+        method = Unconditional()
+        carry, measured = started(method), make_problem()
         first, second = (
-            run(key, carry, STEPS, measured, 'unconditional')
+            run(key, carry, STEPS, measured, method)
             for key in jax.random.split(KEY)
         )
         self.assertGreater(np.abs(first[0][0] - second[0][0]).max(), 1e-3)
+
+    def test_each_step_has_noise_of_its_own(self):
+        # Of one key for all steps, two steps from zero under a prior that
+        # predicts nothing would add the same noise.
+        method = Unconditional(transition=Transition('ddim', eta=1.0))
+        carry = (np.zeros(SHAPE, np.float32), ())
+        rows = [schedule.Steps(*(f[i : i + 1] for f in STEPS)) for i in (4, 5)]
+        one, other = (
+            np.ravel(run(KEY, carry, row, make_problem(), method)[0][0])
+            for row in rows
+        )
+        correlation = np.corrcoef(one, other)[0, 1]
+        self.assertLess(abs(correlation), 0.9)
 
 
 if __name__ == '__main__':

@@ -12,7 +12,7 @@ from absl.testing import absltest, parameterized
 
 from invjax import operators, problem, sampler, schedule, validation
 from invjax.diffusion import Transition
-from invjax.methods import METHODS
+from invjax.methods.dps import DPS
 from invjax.priors import gaussian, mixture
 
 _ALPHA_BAR = schedule.alpha_bars(schedule.linear_betas())
@@ -52,13 +52,14 @@ def _measure(task, prior, noise_std=_NOISE_STD):
     return measured, matrix
 
 
+_EXACT = validation.ExactGuidance(transition=_POSTERIOR_VARIANCE)
+_WITH_VARIANCE_OF_BETA = validation.ExactGuidance(
+    transition=_POSTERIOR_VARIANCE.replace(variance='beta')
+)
+
+
 class ExactGuidanceTest(parameterized.TestCase):
-    def deviation(
-        self,
-        task='gaussian_deblur',
-        transition=_POSTERIOR_VARIANCE,
-        mutate=None,
-    ):
+    def deviation(self, task='gaussian_deblur', method=_EXACT, mutate=None):
         """Standard errors between the shipped scan and the known recursion."""
         prior = _gaussian_prior()
         measured, matrix = _measure(task, prior)
@@ -72,11 +73,12 @@ class ExactGuidanceTest(parameterized.TestCase):
         expected = validation.after_steps(posterior, steps)
         samples = validation.draw(
             jax.random.key(0),
-            validation.ExactGuidance(as_prior, transition=transition),
+            method,
             steps if mutate is None else mutate(steps),
             measured,
             prior,
             _NUM_SAMPLES,
+            as_prior,
         )
         return validation.largest_deviation(samples, expected)
 
@@ -93,8 +95,7 @@ class ExactGuidanceTest(parameterized.TestCase):
         self.assertGreater(found, 2 * _LIMIT)
 
     def test_a_wrong_variance_is_found(self):
-        wrong = _POSTERIOR_VARIANCE.replace(variance='beta')
-        found = self.deviation(transition=wrong)
+        found = self.deviation(method=_WITH_VARIANCE_OF_BETA)
         self.assertGreater(found, 2 * _LIMIT)
 
     def test_steps_one_timestep_off_are_found(self):
@@ -133,7 +134,7 @@ class BatchTest(absltest.TestCase):
         """Between a lane of three and the same lane alone."""
         prior = _gaussian_prior()
         steps = schedule.reverse_steps(_ALPHA_BAR, 10)
-        method = METHODS['dps'].of({'zeta': 0.5, 'clip': False})
+        method = DPS(0.5, transition=Transition(clip=False))
 
         def one(key):
             return sampler.sample(key, steps, measured, prior, method)[0]

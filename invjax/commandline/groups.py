@@ -43,10 +43,10 @@ def define_prior(flags: Flags) -> None:
     )
 
 
-def define_run(flags: Flags, num_steps: bool = True) -> None:
-    """--seed and --out, and --num_steps where there are steps."""
-    if num_steps:
-        flags.string('num_steps', '100', NUM_STEPS_WORDS)
+def define_run(flags: Flags, num_steps: str | None = '100') -> None:
+    """--seed, --out, and --num_steps with its default, where there are steps."""
+    if num_steps is not None:
+        flags.string('num_steps', num_steps, NUM_STEPS_WORDS)
     flags.integer(
         'seed',
         0,

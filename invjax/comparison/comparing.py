@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from invjax import batch, keys, metrics, restoration, schedule
+from invjax.methods import METHODS
 from invjax.problem import Problem
 from invjax.study.plan import Data, Plan
 
@@ -231,6 +232,10 @@ def _check_close(what: str, theirs, ours) -> None:
         )
 
 
+# A plan measures whatever its methods are.
+_NO_METHOD = (METHODS['unconditional'](),)
+
+
 def _measured(data: Data, tasks, noise_std, seed) -> list[Image]:
     """The images of a data set, measured for all tasks as a sweep would."""
     return [
@@ -238,7 +243,7 @@ def _measured(data: Data, tasks, noise_std, seed) -> list[Image]:
             number,
             truth,
             {
-                task: Plan(task, (), seed=seed).problem(
+                task: Plan(task, _NO_METHOD, seed=seed).problem(
                     number, truth, noise_std
                 )
                 for task in tasks

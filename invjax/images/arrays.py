@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -118,7 +119,11 @@ def _read_header(stream) -> Header:
     }.get(version)
     if read_header is None:
         raise ValueError(f'version {version} of NumPy files is not read')
-    shape, fortran, dtype = read_header(stream)
+    try:
+        shape, fortran, dtype = read_header(stream)
+    except tokenize.TokenError as error:
+        # NumPy parses what is no literal of Python a second time.
+        raise ValueError(f'its header cannot be read: {error}') from None
     if any(length < 0 for length in shape):
         raise ValueError(f'its header has the shape {_short(shape)}')
     return Header(shape, dtype, fortran)

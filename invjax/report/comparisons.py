@@ -56,6 +56,8 @@ def _what(run: Run) -> tuple[str, str, str]:
 
 def _words(estimate: metrics.Estimate, digits: int) -> str:
     mean, error = estimate
+    if np.isnan(error):  # Of one image.
+        return f'{mean:.{digits}f}'
     return f'{mean:.{digits}f} +- {error:.{digits}f}'
 
 

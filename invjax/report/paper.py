@@ -124,7 +124,7 @@ def check_t(prior, t: int) -> None:
     """Refuse, with a ValueError, a timestep that the prior does not have."""
     if not 0 <= t < len(prior.alpha_bar):
         raise ValueError(
-            f'--t must be from 0 to {len(prior.alpha_bar) - 1}, got {t}.'
+            f't must be from 0 to {len(prior.alpha_bar) - 1}, got {t}.'
         )
 
 
@@ -224,46 +224,62 @@ def _restorations(paper: Paper):
 
 def _table(paper, name, rows_by_task, measured, lpips):
     """One figure 4: a column a task, a row a method and setting."""
-    columns, scores = [], []
+    restored, scores = {}, {}
     for task, rows in rows_by_task.items():
-        restored = _restore_all(paper, rows, task, measured[task], name)
-        columns.append(restored)
-        scores.append(
-            [score(x, paper.truth, measured[task], [lpips]) for x in restored]
-        )
-    best = [
-        (max(s['psnr'] for s in column), min(s['lpips_alex'] for s in column))
-        for column in scores
-    ]
-    texts = [
-        [
-            _bold(f'{s["psnr"]:.2f}', s['psnr'] == best_psnr)
-            + ' dB / '
-            + _bold(f'{s["lpips_alex"]:.3f}', s['lpips_alex'] == best_lpips)
-            for s, (best_psnr, best_lpips) in zip(row, best, strict=True)
+        restored[task] = _restore_all(paper, rows, task, measured[task], name)
+        scores[task] = [
+            score(x, paper.truth, measured[task], [lpips])
+            for x in restored[task]
         ]
-        for row in zip(*scores, strict=True)
-    ]
-    own = {task: [*map(_words, rows)] for task, rows in rows_by_task.items()}
-    shared = len({tuple(words) for words in own.values()}) == 1
-    labels = next(iter(own.values()))
-    if not shared:
-        labels = [words.partition('\n')[0] for words in labels]
-        for i, row in enumerate(texts):
-            for j, words in enumerate(own.values()):
-                row[j] += '\n' + words[i].partition('\n')[2].replace('\n', ', ')
-    titles = [f'{task}\nPSNR / LPIPS alex' for task in _TASKS.values()]
-    pictures = [*zip(*columns, strict=True)]
+    labels, texts = words(rows_by_task, scores)
+    titles = [f'{_TASKS[task]}\nPSNR / LPIPS alex' for task in rows_by_task]
+    pictures = [*zip(*restored.values(), strict=True)]
     _grid(paper.folder, name, pictures, titles, labels, texts)
     return {
         task: [
             {**method.describe(), **of_row}
-            for method, of_row in zip(rows, column, strict=True)
+            for method, of_row in zip(rows, scores[task], strict=True)
         ]
-        for (task, rows), column in zip(
-            rows_by_task.items(), scores, strict=True
-        )
+        for task, rows in rows_by_task.items()
     }
+
+
+def words(
+    rows_by_task: Mapping[str, Sequence[Method]],
+    scores: Mapping[str, Sequence[Mapping[str, float]]],
+) -> tuple[list[str], list[list[str]]]:
+    """What stands beside and below the pictures of figure 4.
+
+    Args:
+        rows_by_task: task to methods, as many for each.
+        scores: task to `psnr` and `lpips_alex` of each.
+
+    Returns:
+        A label a row, and texts, a row of a column a task each. The best score
+        of a task is bold. Settings are part of the labels where all tasks have
+        the same ones, and else stand below the pictures.
+    """
+    columns = []
+    for of_task in scores.values():
+        psnrs = [row['psnr'] for row in of_task]
+        distances = [row['lpips_alex'] for row in of_task]
+        columns.append(
+            [
+                f'{_bold(f"{psnr:.2f}", psnr == np.nanmax(psnrs))} dB / '
+                f'{_bold(f"{lpips:.3f}", lpips == np.nanmin(distances))}'
+                for psnr, lpips in zip(psnrs, distances, strict=True)
+            ]
+        )
+    texts = [[*row] for row in zip(*columns, strict=True)]
+    own = [[_label(row) for row in rows] for rows in rows_by_task.values()]
+    labels = own[0]
+    if any(of_task != own[0] for of_task in own):
+        for j, of_task in enumerate(own):
+            for i, label in enumerate(of_task):
+                _, _, settings = label.partition('\n')
+                texts[i][j] += '\n' + settings.replace('\n', ', ')
+        labels = [label.partition('\n')[0] for label in labels]
+    return labels, texts
 
 
 def _restore_all(paper, rows, task, measured, name):
@@ -294,7 +310,7 @@ def _bold(number: str, is_best: bool) -> str:
 _TITLES = {'sdedit': 'SDEdit', 'dps': 'DPS', 'score_ald': 'ScoreALD'}
 
 
-def _words(method: Method) -> str:
+def _label(method: Method) -> str:
     """A row's label: the method, then its settings."""
     settings: Mapping[str, Any] = {
         name: value
@@ -303,8 +319,8 @@ def _words(method: Method) -> str:
     }
     if method.name == 'score_ald':
         return f'ScoreALD\n[{settings["gamma_0"]:g}, {settings["gamma_T"]:g}]'
-    words = [
+    lines = [
         f'by {value}' if isinstance(value, str) else f'{name} {value:g}'
         for name, value in settings.items()
     ]
-    return '\n'.join([_TITLES.get(method.name, method.name), *words])
+    return '\n'.join([_TITLES.get(method.name, method.name), *lines])

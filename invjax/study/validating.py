@@ -11,25 +11,28 @@ it was interrupted, and others add methods to the same tables.
 """
 
 import dataclasses
-import functools
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from invjax import keys, operators, problem, schedule, validation
 from invjax.diffusion import Transition
-from invjax.methods import METHODS
+from invjax.methods import METHODS, Method
 from invjax.priors import gaussian, mixture
+from invjax.strict_json import as_json
 from invjax.study.cells import cut_torn_line
-from invjax.study.evaluation import setting_words
 from invjax.types import LinearOperator
 
 NOISE_STDS = (0.1, 0.3)  # in [-1, 1] units
 NUM_STEPS = (10, 30, 100, 300, 1000)
+FLOOR = 'floor'
+# Of what a row's names mean; raised when the same ones would mean other numbers:
+# 2, keys that do not overlap.
+_PROTOCOL = 2
 _SHAPE = (8, 8, 1)
 # The default blur, in proportion to 8 pixels, would be none.
 _TASK_PARAMETERS = {'gaussian_deblur': {'blur_size': 5, 'blur_std': 1.0}}
@@ -43,100 +46,171 @@ class Validation:
     """What is asked for.
 
     Attributes:
-        methods: names.
+        methods: each where an operator lets it.
         num_steps: of each case, any form that `schedule.respace` takes.
         num_samples: of each posterior.
         seed: of everything random.
     """
 
-    methods: Sequence[str] = tuple(n for n in METHODS if n != 'unconditional')
+    methods: Sequence[type[Method]] = tuple(
+        cls for name, cls in METHODS.items() if name != 'unconditional'
+    )
     num_steps: int | str = 100
     num_samples: int = 2000
     seed: int = 0
 
 
 class Case(NamedTuple):
-    """A problem whose posterior is known."""
+    """A problem whose posterior is known.
 
-    words: tuple  # prior, task, noise_std
-    prior: object
+    Attributes:
+        prior_name, task, noise_std: what tells it from the others.
+        prior: in closed form.
+        measured: the problem.
+        posterior: exact, in float64: with `mean`, `covariance` and `sample`.
+        as_prior: the posterior as a prior.
+    """
+
+    prior_name: str
+    task: str
+    noise_std: float
+    prior: Any
     measured: problem.Problem
-    posterior: object  # exact, float64
-    as_prior: object  # the posterior, as a prior
+    posterior: Any
+    as_prior: Any
 
 
-# What tells one row from another.
-_NAMES = (
-    'prior',
-    'task',
-    'noise_std',
-    'method',
-    'version',
-    'num_steps',
-    'num_samples',
-    'seed',
-)
+class Validated(NamedTuple):
+    """Rows, as plain data.
+
+    Each has `prior`, `task`, `noise_std`, `method`, `version`, `num_steps`,
+    `num_samples`, `seed`, the settings `tried` and the best `setting` of them,
+    and the errors of `validation.Errors`, each with its standard error.
+
+    Attributes:
+        rows: of all cases.
+        by_steps: method to its rows at each of NUM_STEPS, for one case.
+    """
+
+    rows: list[dict]
+    by_steps: dict[str, dict[int, dict]]
 
 
-class _Kept:
-    """Rows that are on disk already, and those that are added."""
+class Rows:
+    """Rows that are on disk already, and those that are added.
+
+    Args:
+        path: of the file, one row a line.
+        asked: what all rows share.
+    """
 
     def __init__(self, path: pathlib.Path, asked: Validation):
         self._path = path
         self._asked = asked
         cut_torn_line(path)
         lines = path.read_text().splitlines() if path.is_file() else []
-        rows = map(json.loads, lines)
-        # Older rows have no version of their method.
-        self._found = {self._name(row): row for row in rows if 'version' in row}
+        self._found = {}
+        for row in map(_parse, lines):
+            if row.get('protocol') == _PROTOCOL:
+                self._found[_name(row)] = row
 
-    def __call__(self, case: Case, method: str, num_steps, compute) -> dict:
-        """The row of a case and method; `compute()` -> setting, errors."""
-        prior, task, noise_std = case.words
+    def get(
+        self,
+        case: Case,
+        method: str,
+        version: int,
+        num_steps: int | str,
+        tried: Sequence[dict],
+        compute: Callable[[], tuple[dict, dict]],
+    ) -> dict:
+        """A row, computed if it is not there.
+
+        Args:
+            case: of the row.
+            method, version: name of the method, and its version.
+            num_steps: see `Validation`.
+            tried: settings that are tried; others are another row.
+            compute: () -> the best setting, and errors by name.
+        """
         row = {
-            'prior': prior,
-            'task': task,
-            'noise_std': noise_std,
+            'protocol': _PROTOCOL,
+            'prior': case.prior_name,
+            'task': case.task,
+            'noise_std': case.noise_std,
             'method': method,
-            'version': METHODS[method].version if method in METHODS else 1,
+            'version': version,
             'num_steps': str(num_steps),
             'num_samples': self._asked.num_samples,
             'seed': self._asked.seed,
+            'tried': list(tried),
         }
-        name = self._name(row)
+        name = _name(row)
         if name not in self._found:
             setting, errors = compute()
-            row |= {'setting': setting, **errors}
+            line = json.dumps(as_json({**row, 'setting': setting, **errors}))
             with self._path.open('a') as file:
-                file.write(json.dumps(row) + '\n')
-            self._found[name] = row
+                file.write(line + '\n')
+            self._found[name] = _parse(line)
         return self._found[name]
 
-    @staticmethod
-    def _name(row) -> tuple:
-        return tuple(row[name] for name in _NAMES)
+
+def _name(row: dict) -> str:
+    """What tells a row from others: all but what was computed."""
+    computed = ('setting', *validation.Errors._fields)
+    told = {n: v for n, v in row.items() if n not in computed}
+    return json.dumps(as_json(told), sort_keys=True)
+
+
+def _parse(line: str) -> dict:
+    """A row of a line; JSON has no infinity, which stands there as null."""
+    row = json.loads(line)
+    for name in validation.Errors._fields:
+        if name in row:
+            row[name] = [np.inf if v is None else v for v in row[name]]
+    return row
 
 
 def validate(
-    asked: Validation, folder: pathlib.Path
-) -> tuple[list[dict], dict[str, dict[int, dict]]]:
-    """All rows, and those of one case by the number of steps.
+    found: Sequence[Case], asked: Validation, folder: pathlib.Path
+) -> Validated:
+    """All rows, each kept as it is found.
 
     Args:
+        found: from `cases`, or some like those.
         asked: see there.
-        folder: where rows are kept.
+        folder: where `rows.jsonl` is kept.
 
-    Returns:
-        Rows, dicts, and method to its rows at each of NUM_STEPS.
+    Raises:
+        ValueError: before any work, for a number of steps that there is not.
     """
-    found = list(cases(asked.seed))
-    kept = _Kept(folder / 'rows.jsonl', asked)
-    rows = [row for case in found for row in _compare(case, kept, asked)]
-    return rows, _errors_by_steps(found, kept, asked)
+    schedule.respace(asked.num_steps)
+    kept = Rows(folder / 'rows.jsonl', asked)
+    rows = []
+    for case in found:
+        rows.append(_floor(case, kept, asked))
+        rows += _rows_of(case, kept, asked.num_steps, asked)
+    by_steps: dict[str, dict[int, dict]] = {}
+    case = _case_of_steps(found)
+    for num_steps in NUM_STEPS:
+        for row in _rows_of(case, kept, num_steps, asked):
+            by_steps.setdefault(row['method'], {})[num_steps] = row
+    return Validated(rows, by_steps)
+
+
+def _case_of_steps(found: Sequence[Case]) -> Case:
+    """The case that is shown by the number of steps; else the first."""
+    for case in found:
+        if case[:2] == ('gaussian', 'gaussian_deblur'):
+            return case
+    return found[0]
 
 
 def cases(seed: int = 0) -> Iterator[Case]:
-    """All problems: a prior, a task and a noise level each."""
+    """All problems: a prior, a task and a noise level each.
+
+    Args:
+        seed: of the clean images, operators and noise.
+    """
     alpha_bar = schedule.alpha_bars(schedule.linear_betas())
     rows, columns = np.divmod(np.arange(64), 8)
     squares = sum(np.subtract.outer(v, v) ** 2 for v in (rows, columns))
@@ -174,8 +248,9 @@ def cases(seed: int = 0) -> Iterator[Case]:
                 posterior, as_prior = _posterior(
                     prior, matrix, measured.y, noise_std, alpha_bar
                 )
-                words = name, task, noise_std
-                yield Case(words, prior, measured, posterior, as_prior)
+                yield Case(
+                    name, task, noise_std, prior, measured, posterior, as_prior
+                )
 
 
 def _posterior(prior, matrix, y, noise_std, alpha_bar):
@@ -190,153 +265,104 @@ def _posterior(prior, matrix, y, noise_std, alpha_bar):
     )
 
 
-def _draw(case, method, num_steps, asked: Validation):
-    steps = schedule.reverse_steps(case.prior.alpha_bar, num_steps)
-    return validation.draw(
-        keys.of_sample(keys.root(asked.seed)),
-        method,
-        steps,
-        case.measured,
-        case.prior,
-        asked.num_samples,
-    )
+def _floor(case: Case, kept: Rows, asked: Validation) -> dict:
+    """The row of as many exact samples."""
 
-
-def _errors(case, samples, asked) -> dict:
-    """Each error with its standard error; infinite where samples are not."""
-    if samples is None:  # No setting gave finite ones.
-        return {name: (np.inf, 0.0) for name in validation.Errors._fields}
-    rng = np.random.default_rng(asked.seed)
-    values, deviations = validation.errors(samples, case.posterior, rng)
-    return {
-        name: (float(value), float(deviation))
-        for name, value, deviation in zip(
-            values._fields, values, deviations, strict=True
-        )
-    }
-
-
-def _compare(case, kept, asked):
-    """A row for each method, at its best setting."""
-
-    def floor():
+    def compute():
         rng = np.random.default_rng(asked.seed + 1)
-        exact_samples = case.posterior.sample(rng, asked.num_samples)
-        return {}, _errors(case, exact_samples, asked)
-
-    yield kept(case, 'floor', asked.num_steps, floor)
-    yield from _rows(case, kept, asked.num_steps, asked)
-
-
-def _rows(case, kept, num_steps, asked):
-    """The rows of exact guidance and of each method that can."""
-
-    def exact():
-        method = validation.ExactGuidance(case.as_prior, transition=_TRANSITION)
-        samples = _draw(case, method, num_steps, asked)
+        samples = case.posterior.sample(rng, asked.num_samples)
         return {}, _errors(case, samples, asked)
 
-    yield kept(case, 'exact', num_steps, exact)
-    for method in asked.methods:
-        if isinstance(case.measured.operator, METHODS[method].needs):
-            yield kept(
+    return kept.get(case, FLOOR, 1, asked.num_steps, [], compute)
+
+
+def _rows_of(
+    case: Case, kept: Rows, num_steps, asked: Validation
+) -> Iterator[dict]:
+    """The rows of exact guidance and of each method that can."""
+    guidance = validation.ExactGuidance(transition=_TRANSITION)
+
+    def exact():
+        samples = _draw(case, guidance, num_steps, asked, case.as_prior)
+        return {}, _errors(case, samples, asked)
+
+    yield kept.get(case, guidance.name, guidance.version, num_steps, [], exact)
+    for cls in asked.methods:
+        able = _able(cls, case.measured.operator)
+        if able:
+            yield kept.get(
                 case,
-                method,
+                cls.name,
+                cls.version,
                 num_steps,
-                functools.partial(best, case, method, num_steps, asked),
+                [setting for setting, _ in able],
+                lambda able=able: best(case, able, num_steps, asked),
             )
 
 
-def best(case, method: str, num_steps, asked: Validation) -> tuple[dict, dict]:
-    """The setting of the least sliced distance, and its errors."""
-
-    def sliced_and_samples(setting):
-        value = METHODS[method].of(
-            {**setting, 'variance': 'posterior', 'clip': False}
-        )
-        # As an array, another number compiles nothing anew.
-        value = jax.tree.map(np.float32, value)
-        samples = np.asarray(_draw(case, value, num_steps, asked))
-        if not np.all(np.isfinite(samples)):
-            return np.inf, None
-        rng = np.random.default_rng(asked.seed)
-        values, _ = validation.errors(samples, case.posterior, rng, 0)
-        return values.sliced, samples
-
-    settings = METHODS[method].validation_settings
-    tried = [(*sliced_and_samples(s), s) for s in settings]
-    _, samples, setting = min(tried, key=lambda found: found[0])
-    return dict(setting), _errors(case, samples, asked)
+def _able(cls: type[Method], operator) -> list[tuple[dict, Method]]:
+    """The settings of a method that can do an operator, each with its value."""
+    found = []
+    for setting in cls.validation_settings:
+        method = cls.of({**setting, 'variance': 'posterior', 'clip': False})
+        try:
+            method.check_operator(operator)
+        except ValueError:
+            continue
+        found.append((dict(setting), method))
+    return found
 
 
-def _errors_by_steps(found, kept, asked) -> dict[str, dict[int, dict]]:
-    """Method to its rows at each number of steps, for one case."""
-    case = next(
-        c for c in found if c.words[:2] == ('gaussian', 'gaussian_deblur')
+def best(
+    case: Case,
+    tried: Sequence[tuple[dict, Method]],
+    num_steps: int | str,
+    asked: Validation,
+) -> tuple[dict, dict]:
+    """The setting of the least sliced distance, and its errors by name.
+
+    Errors are infinite where no setting gives finite samples.
+
+    Args:
+        case: that is restored.
+        tried: settings, each with the method that has it.
+        num_steps: see `Validation`.
+        asked: see there.
+    """
+    least, setting, samples = np.inf, tried[0][0], None
+    for candidate, method in tried:
+        drawn = np.asarray(_draw(case, method, num_steps, asked))
+        if np.all(np.isfinite(drawn)):
+            rng = np.random.default_rng(asked.seed)
+            values, _ = validation.errors(drawn, case.posterior, rng, 0)
+            if values.sliced < least:
+                least, setting, samples = values.sliced, candidate, drawn
+    return setting, _errors(case, samples, asked)
+
+
+def _draw(case, method: Method, num_steps, asked, posterior=None):
+    """Samples, (n, H, W, C), of the same keys for all methods and settings."""
+    method.check(len(case.prior.alpha_bar))
+    return validation.draw(
+        keys.of_sample(keys.root(asked.seed)),
+        # As arrays, other numbers compile nothing anew.
+        jax.tree.map(np.float32, method),
+        schedule.reverse_steps(case.prior.alpha_bar, num_steps),
+        case.measured,
+        case.prior,
+        asked.num_samples,
+        posterior,
     )
-    by_steps: dict[str, dict[int, dict]] = {}
-    for num_steps in NUM_STEPS:
-        for row in _rows(case, kept, num_steps, asked):
-            by_steps.setdefault(row['method'], {})[num_steps] = row
-    return by_steps
 
 
-def _pair(pair) -> str:
-    return f'{pair[0]:.3f} +- {pair[1]:.3f}'
-
-
-def summary(rows: Sequence[dict]) -> list[str]:
-    """The median over all cases, a line a method."""
+def _errors(case: Case, samples, asked: Validation) -> dict:
+    """Each error with its standard error; infinite where there are no samples."""
     names = validation.Errors._fields
-    methods = [*dict.fromkeys(row['method'] for row in rows)]
-    num_cases = sum(row['method'] == methods[0] for row in rows)
-    lines = [
-        f'Medians over {num_cases} cases:',
-        '',
-        f'| method | {" | ".join(names)} |',
-        '| --- ' * (1 + len(names)) + '|',
-    ]
-    for method in methods:
-        medians = (
-            np.median([r[name][0] for r in rows if r['method'] == method])
-            for name in names
-        )
-        numbers = ' | '.join(f'{median:.3f}' for median in medians)
-        lines.append(f'| `{method}` | {numbers} |')
-    return lines
-
-
-def table(rows: Sequence[dict]) -> list[str]:
-    """Every case, in Markdown."""
-    names = validation.Errors._fields
-    lines = [
-        '',
-        'Each case:',
-        '',
-        f'| prior | task | noise | method | setting | {" | ".join(names)} |',
-        '| --- ' * (5 + len(names)) + '|',
-    ]
-    for row in rows:
-        setting = setting_words(row['setting'])
-        numbers = ' | '.join(_pair(row[name]) for name in names)
-        lines.append(
-            f'| {row["prior"]} | `{row["task"]}` | {row["noise_std"]} '
-            f'| `{row["method"]}` | {setting} | {numbers} |'
-        )
-    return lines
-
-
-def table_of_steps(by_steps: dict[str, dict[int, dict]]) -> list[str]:
-    """Sliced distances by the number of steps, in Markdown."""
-    lines = [
-        '',
-        f'Sliced distance by the number of steps, Gaussian prior, '
-        f'`gaussian_deblur`, noise {NOISE_STDS[0]}:',
-        '',
-        f'| method | {" | ".join(map(str, NUM_STEPS))} |',
-        '| --- ' * (1 + len(NUM_STEPS)) + '|',
-    ]
-    for method, errors in by_steps.items():
-        numbers = ' | '.join(_pair(e['sliced']) for e in errors.values())
-        lines.append(f'| `{method}` | {numbers} |')
-    return lines
+    if samples is None:
+        return {name: (np.inf, 0.0) for name in names}
+    rng = np.random.default_rng(asked.seed)
+    pairs = zip(*validation.errors(samples, case.posterior, rng), strict=True)
+    return {
+        name: (float(value), float(deviation))
+        for name, (value, deviation) in zip(names, pairs, strict=True)
+    }

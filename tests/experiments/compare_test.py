@@ -1,59 +1,127 @@
-"""What `compare` hands to another Python, and what it says where there is none."""
+"""`compare` as a user runs it, beside a peer whose answers are made by hand."""
 
+import json
 import pathlib
 import sys
 import tempfile
 
-import numpy as np
 from absl.testing import absltest
 
-from invjax.comparison import peer
-from invjax.priors import convert
-from invjax.priors.unet import UNet
+import invjax.comparison
+from invjax import images
 from tests.experiments import tiny_prior
 
-# Every kind of layer once, and cheap to trace.
-_NETWORK = UNet(
-    image_size=32,
-    model_channels=32,
-    channel_mult=(1, 2),
-    attention_downsamplings=(2,),
-    head_channels=16,
-)
+_FOLDER = pathlib.Path(invjax.comparison.__file__).parent
+# In place of torch and deepinv. Its network is the prior itself. Without noise
+# y is the truth, and each value of what it restores is off by d: 0.2 for image
+# 0 and 0.02 for image 1, which are 20 and 40 dB, 0.002 for others, and a tenth
+# of that with a weight of 100.
+_STAND_IN = f"""
+import sys
+sys.path.insert(0, {str(_FOLDER)!r})
+import numpy as np
+from answers import serve
+from invjax import load_prior
+
+def answer(question):
+    do = question['do']
+    if do == 'load':
+        with np.load(question['weights']) as weights:
+            assert 'first.weight' in weights.files
+        return {{'versions': {{'stand-in': '1.0'}}}}
+    if do == 'predict':
+        prior = load_prior('PRIOR')
+        x_t = np.load(question['x_t'])
+        np.save(question['out'], prior(x_t, question['t']).eps)
+        return {{}}
+    with np.load(question['problem']) as arrays:
+        mask, y = arrays['mask'], arrays['y']
+    if do == 'measure':
+        np.save(question['out'], mask * np.load(question['x']))
+        return {{}}
+    d = {{0: 0.2, 1: 0.02}}.get((question['seed'] - 1) % 1000, 0.002)
+    if question['settings'].get('weight') == 100.0:
+        d /= 10
+    # Towards zero, so that nothing is clipped.
+    np.save(question['out'], y - d * np.sign(y))
+    return {{'seconds': 2.0, 'num_evaluations': question['num_steps']}}
+
+serve(answer)
+"""
 
 
-class StateDictTest(absltest.TestCase):
-    def test_converted_weights_come_back_as_they_were(self):
-        rng = np.random.default_rng(0)
-        state_dict = {
-            name: rng.standard_normal(shape).astype(np.float32)
-            for name, (_, shape) in convert.expected_leaves(_NETWORK).items()
-        }
-        params, network = convert.convert(state_dict, _NETWORK)
-        # The order of the keys is free; names, shapes and values are not.
-        returned = peer.state_dict(params, network)
-        self.assertCountEqual(returned, state_dict)
-        for name, array in state_dict.items():
-            np.testing.assert_array_equal(returned[name], array, err_msg=name)
+class CompareTest(absltest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        holder = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(holder.cleanup)
+        cls.folder = folder = pathlib.Path(holder.name)
+        # LPIPS needs 31 pixels a side.
+        tiny_prior.write(folder, num_images=3, side=32)
+        script = folder / 'stand_in.py'
+        script.write_text(_STAND_IN.replace('PRIOR', f'{folder}/prior'))
+        peer = folder / 'python'
+        peer.write_text(f'#!/bin/sh\nexec {sys.executable} {script}\n')
+        peer.chmod(0o755)
+        process = tiny_prior.start(
+            'compare',
+            folder,
+            f'--peer={peer}',
+            f'--images={folder}/images',
+            '--num_images=2',
+            '--first_tuning=2',
+            '--num_tuning=1',
+            '--tasks=denoising',
+            '--runs=dps:2',
+            '--noise_std=0',
+            '--num_shown=1',
+            f'--out={folder}/out',
+        )
+        cls.output, error = process.communicate(timeout=300)
+        assert process.returncode == 0, error
+        cls.record = json.loads((folder / 'out/compare.json').read_text())
 
-    def test_every_tensor_has_a_name_of_its_own_in_the_peer(self):
-        network = _NETWORK.clone(channel_mult=(1, 2, 4))
-        names = convert.expected_leaves(network)
-        self.assertLen({peer.faces64_name(n) for n in names}, len(names))
+    def row(self, side):
+        lines = (self.folder / 'out/compare.md').read_text().splitlines()
+        (row,) = [line for line in lines if f'| {side} |' in line]
+        self.assertIn(row, self.output)
+        return [cell.strip() for cell in row.split('|')[1:-1]]
 
-    def test_the_peer_counts_blocks_on_the_way_down_without_the_first(self):
-        for name, expected in (
-            ('input_blocks.0.0.weight', 'first.weight'),
-            (
-                'input_blocks.1.0.emb_layers.1.bias',
-                'down.0.0.emb_layers.1.bias',
-            ),
-            ('input_blocks.10.1.qkv.weight', 'down.9.1.qkv.weight'),
-            ('output_blocks.0.0.in_layers.2.bias', 'up.0.0.in_layers.2.bias'),
-            ('time_embed.2.weight', 'time.2.weight'),
-            ('out.2.weight', 'out.2.weight'),
+    def test_the_table_has_the_scores_that_were_made_by_hand(self):
+        row = self.row('deepinv')
+        self.assertEqual(row[:5], ['`denoising`', '`dps`', '2', 'deepinv', 'default'])  # fmt: skip
+        self.assertEqual(row[5], '30.00 +- 10.00')
+        self.assertEqual(row[7], '2.0')
+        tuned = self.row('deepinv, tuned')
+        self.assertEqual(tuned[4:6], ['weight 100', '50.00 +- 10.00'])
+
+    def test_differences_are_ours_less_theirs(self):
+        ours = self.record['runs'][0]
+        self.assertEqual(ours['side'], 'invjax')
+        a, b = ours['scores']['psnr']
+        mean = ((a - 20) + (b - 40)) / 2
+        # Of two differences, the standard error is half of what parts them.
+        error = abs((a - 20) - (b - 40)) / 2
+        self.assertEqual(self.row('deepinv')[8], f'{mean:.2f} +- {error:.2f}')
+        self.assertEqual(self.row('invjax')[8:], ['', ''])
+
+    def test_the_record_says_how_to_make_it_again(self):
+        self.assertEqual(self.record['peer'], {'stand-in': '1.0'})
+        self.assertEqual(self.record['prior']['name'], 'tiny')
+        self.assertEqual(self.record['flags']['noise_std'], 0)
+        tuned = self.record['runs'][2]
+        self.assertEqual(tuned['settings'], {'weight': 100.0})
+        for score, expected in zip(
+            tuned['scores']['psnr'], [40, 60], strict=True
         ):
-            self.assertEqual(peer.faces64_name(name), expected)
+            self.assertAlmostEqual(score, expected, places=2)
+
+    def test_a_sheet_shows_the_images_that_were_asked_for(self):
+        x, _ = images.read_image(self.folder / 'out/compare_denoising.png')
+        # Truth, measurement and three runs of 128 pixels, with gaps of 4.
+        self.assertEqual(x.shape[1], 5 * 128 + 4 * 4)
+        self.assertLess(x.shape[0], 2 * 128)
 
 
 class RefusalTest(absltest.TestCase):

@@ -17,16 +17,20 @@ ROOT = pathlib.Path(__file__).parents[2]
 _SIDE = 16
 
 
-def write(folder: pathlib.Path, num_images: int) -> None:
-    """Write `prior` and `images` into a folder."""
+def write(folder: pathlib.Path, num_images: int, side: int = _SIDE) -> None:
+    """Write `prior` and `images` into a folder.
+
+    Args:
+        side: in pixels; LPIPS needs 31.
+    """
     network = UNet(
-        image_size=_SIDE,
+        image_size=side,
         model_channels=32,
         channel_mult=(1,),
         attention_downsamplings=(),
         head_channels=32,
     )
-    x = jnp.zeros((_SIDE, _SIDE, 3))
+    x = jnp.zeros((side, side, 3))
     params = jax.jit(network.init)(jax.random.key(0), x, 0)['params']
     card = {
         'name': 'tiny',
@@ -38,7 +42,7 @@ def write(folder: pathlib.Path, num_images: int) -> None:
     checkpoint.save_prior(folder / 'prior', params, card)
     rng = np.random.default_rng(0)
     for i in range(num_images):
-        picture = rng.uniform(-1, 1, (_SIDE, _SIDE, 3))
+        picture = rng.uniform(-1, 1, (side, side, 3))
         images.write_image(folder / f'images/{i}.png', picture)
 
 

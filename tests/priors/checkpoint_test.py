@@ -150,7 +150,7 @@ class FileTest(CheckpointTest):
         options = {'head_channels': 32, **_UNTRAINED}
         with self.assertRaisesRegex(ValueError, 'set image_size'):
             checkpoint.load_prior(path, **options)
-        prior, _ = checkpoint.load_prior(path, image_size=20, **options)
+        prior = checkpoint.load_prior(path, image_size=20, **options)
         self.assertEqual(prior.image_shape, (20, 20, 3))
 
     def test_a_number_of_heads_takes_the_place_of_their_width(self):
@@ -236,9 +236,8 @@ class FileTest(CheckpointTest):
         prior = checkpoint.load_prior(path, **options)
         card = prior.card
         self.assertEqual((card['weights'], card['averaged']), ('ema', True))
-        other, card = checkpoint.load_prior(
-            path, weights_key='model', **options
-        )
+        other = checkpoint.load_prior(path, weights_key='model', **options)
+        card = other.card
         self.assertEqual((card['weights'], card['averaged']), ('model', False))
         for params, factor in ((prior.params, 1.0), (other.params, 1.5)):
             np.testing.assert_array_equal(
@@ -271,14 +270,14 @@ class FileTest(CheckpointTest):
     def test_what_has_no_checksum_is_converted_again_or_warned_of(self):
         path = _GOLDENS / 'unet_tiny32.pt'
         options = {'head_channels': 16, **_UNTRAINED}
-        _, card = checkpoint.load_prior(path, **options)
+        card = checkpoint.load_prior(path, **options).card
         (folder,) = self.root.iterdir()
         without = {k: v for k, v in card.items() if k != kept.CHECKSUM}
         (folder / 'card.json').write_text(json.dumps(without))
         with self.assertWarnsRegex(UserWarning, 'has no checksum'):
             checkpoint.load_prior(folder)
-        _, again = checkpoint.load_prior(path, **options)
-        self.assertIn(kept.CHECKSUM, again)
+        again = checkpoint.load_prior(path, **options)
+        self.assertIn(kept.CHECKSUM, again.card)
 
     def test_long_and_odd_names_are_names_of_folders(self):
         path = self.root / f'{"é" * 60} {"x" * 100}.pt'

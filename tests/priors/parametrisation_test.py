@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from invjax import conditioners, problem, schedule
+from invjax import problem, schedule
+from invjax.methods import METHODS
 from invjax.operators.downsample import super_resolution
 from invjax.priors import gaussian, parametrisation
 from invjax.priors.denoiser import Denoiser
@@ -188,7 +189,7 @@ class GaussianTest(parameterized.TestCase):
             operator=super_resolution(key, SHAPE, factor=2),
             noise_std=jnp.float32(0.05),
         )
-        update = conditioners.CONDITIONERS['dps'](zeta=0.5).update
+        update = METHODS['dps'](zeta=0.5).update
         x_s, _, info = update(key, x_t, (), step, measured, prior)
         expected, _, expected_info = update(
             key, x_t, (), step, measured, gaussian_prior(prior.alpha_bar)

@@ -1,0 +1,175 @@
+"""The network of a run and its first parameters, new or of another prior."""
+
+import re
+from typing import Any, NamedTuple
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from invjax.priors import checkpoint
+from invjax.priors.unet import NetworkPrior, UNet
+from invjax.training.config import Config
+
+# Layers that begin at zero, so that each block begins as the identity and the
+# network with the prediction 0 (Dhariwal and Nichol's code).
+_ZERO = re.compile(r'out_layers_3|proj_out|^out_2')
+
+
+class Start(NamedTuple):
+    """What training begins with.
+
+    Attributes:
+        prior: the network, its first parameters, and its noise schedule.
+        words: a sentence on where they come from.
+        origin: the card of the prior that is gone on from, or None.
+    """
+
+    prior: NetworkPrior
+    words: str
+    origin: dict[str, Any] | None
+
+
+def make_start(config: Config) -> Start:
+    """The network of a run and its first parameters.
+
+    Raises:
+        ValueError: if the network does not fit the images, or the prior to go
+            on from is none, or does not fit.
+    """
+    return _new(config) if config.init is None else _of_prior(config)
+
+
+def _new(config: Config) -> Start:
+    factor = 2 if config.learned_variance else 1
+    network = UNet(
+        image_size=config.size[0],
+        in_channels=config.channels,
+        out_channels=factor * config.channels,
+        dtype=jnp.dtype(config.dtype),
+        remat=config.remat,
+        **config.network_fields(),
+    )
+    _check_size(network, config)
+    params = first_parameters(network, config.image_shape, config.seed)
+    prior = NetworkPrior(
+        params,
+        network,
+        noise_schedule=config.noise_schedule or 'linear',
+        num_train_steps=config.num_train_steps or 1000,
+    )
+    return Start(prior, 'new parameters', None)
+
+
+def first_parameters(network, image_shape, seed: int) -> dict:
+    """New parameters of a network; see `_ZERO`."""
+
+    @jax.jit
+    def init(key):
+        return network.init(key, jnp.zeros(image_shape), 0)['params']
+
+    try:
+        params = init(jax.random.fold_in(jax.random.key(seed), 0))
+    except (TypeError, ZeroDivisionError) as error:
+        # Shapes that do not meet are found by JAX, in many sentences.
+        raise ValueError(
+            f'the network cannot be built for images of {image_shape}: '
+            f'{str(error).splitlines()[0]}'
+        ) from None
+    return flax.traverse_util.path_aware_map(
+        lambda path, leaf: (
+            jnp.zeros_like(leaf)
+            if any(_ZERO.search(part) for part in path)
+            else leaf
+        ),
+        params,
+    )
+
+
+def _check_size(network: UNet, config: Config) -> None:
+    coarsest = 2 ** (len(network.channel_mult) - 1)
+    if config.size[0] % coarsest:
+        raise ValueError(
+            f'a network of {len(network.channel_mult)} levels needs sides that '
+            f'are divisible by {coarsest}, got {config.size[0]}; take another '
+            'size or a shorter channel_mult.'
+        )
+
+
+def _of_prior(config: Config) -> Start:
+    given = checkpoint.load_prior(
+        config.init, dtype=jnp.dtype(config.dtype), remat=config.remat
+    )
+    for name in ('noise_schedule', 'num_train_steps'):
+        asked, own = getattr(config, name), getattr(given, name)
+        if asked not in (None, own):
+            raise ValueError(
+                f'{name} is that of {config.init}, {own}, got {asked}; leave '
+                'it out.'
+            )
+    if not isinstance(given.network, UNet):
+        raise ValueError(
+            f'{config.init} must be a network of the guided-diffusion family '
+            f'to be trained on, but is a {type(given.network).__name__}.'
+        )
+    before = given.network
+    factor = before.out_channels // before.in_channels
+    network = before.clone(
+        image_size=config.size[0],
+        in_channels=config.channels,
+        out_channels=factor * config.channels,
+    )
+    _check_size(network, config)
+    params = change_channels(given.params, before.in_channels, config.channels)
+    words = f'parameters of {given.card.name}'
+    if before.in_channels != config.channels:
+        words += (
+            f', its {before.in_channels} channels averaged for '
+            f'{config.channels}'
+        )
+    prior = NetworkPrior(
+        params,
+        network,
+        noise_schedule=given.noise_schedule,
+        num_train_steps=given.num_train_steps,
+    )
+    return Start(prior, words, given.card.as_dict())
+
+
+def change_channels(params: dict, before: int, after: int) -> dict:
+    """Parameters of a U-Net for images of another number of channels.
+
+    Each channel takes the place of the average of the old ones: an image of
+    equal channels goes into the network as it did, and has the average of what
+    came out, for the noise and for the variance.
+
+    Args:
+        params: of a `UNet`.
+        before, after: channels of the images.
+    """
+    if before == after:
+        return params
+    first = params['input_blocks_0_0']
+    last = params['out_2']
+
+    def averaged(leaf):
+        # (..., parts x channels), the noise first, then the variance.
+        parts = leaf.reshape(*leaf.shape[:-1], -1, before)
+        mean = parts.mean(axis=-1, keepdims=True)
+        repeated = jnp.repeat(mean, after, axis=-1)
+        return repeated.reshape(*leaf.shape[:-1], -1)
+
+    kernel = first['kernel'].mean(axis=2, keepdims=True) * (before / after)
+    return {
+        **params,
+        'input_blocks_0_0': {
+            **first,
+            'kernel': jnp.repeat(kernel, after, axis=2),
+        },
+        'out_2': {name: averaged(leaf) for name, leaf in last.items()},
+    }
+
+
+def num_parameters(params: dict) -> int:
+    return sum(int(np.size(leaf)) for leaf in jax.tree.leaves(params))

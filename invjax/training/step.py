@@ -1,0 +1,313 @@
+"""One step of training: gradient, optimiser, averages, over all devices."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from invjax import schedule
+from invjax.priors.unet import NetworkPrior
+from invjax.training import loss
+from invjax.training.config import Config
+
+_DATA = 'data'
+
+
+@flax.struct.dataclass
+class State:
+    """All that a run goes on from, beside its place in the data.
+
+    Attributes:
+        step: () int32, steps that were taken.
+        params: of the network, float32.
+        optimizer: its state.
+        averages: the averaged parameters, one a half-life.
+        is_finite: () bool; once a loss or a gradient is not, nothing moves any
+            more, and this stays False.
+    """
+
+    step: jax.Array
+    params: dict
+    optimizer: Any
+    averages: tuple[dict, ...]
+    is_finite: jax.Array
+
+
+class Metrics(NamedTuple):
+    """What is worth seeing of a step; each ()."""
+
+    loss: loss.Loss
+    gradient_norm: jax.Array
+    is_finite: jax.Array
+
+
+def learning_rate(config: Config) -> optax.Schedule:
+    """Rising in `warm_up` steps, then level or falling to 0 at the last."""
+    rest = max(config.num_steps - config.warm_up, 1)
+    after = {
+        'none': optax.constant_schedule(config.learning_rate),
+        'cosine': optax.cosine_decay_schedule(config.learning_rate, rest),
+        'linear': optax.linear_schedule(config.learning_rate, 0.0, rest),
+    }[config.decay]
+    # The first step is not for nothing.
+    rise = optax.linear_schedule(
+        config.learning_rate / (config.warm_up + 1),
+        config.learning_rate,
+        max(config.warm_up, 1),
+    )
+    return optax.join_schedules([rise, after], [config.warm_up])
+
+
+def make_optimizer(config: Config) -> optax.GradientTransformation:
+    """Clipping, then Adam, for adamw with decay of the kernels."""
+    decay = []
+    if config.optimizer == 'adamw':
+        decay = [
+            optax.add_decayed_weights(
+                config.weight_decay,
+                mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+            )
+        ]
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip),
+        optax.scale_by_adam(b1=0.9, b2=config.beta2),
+        *decay,
+        optax.scale_by_learning_rate(learning_rate(config)),
+    )
+
+
+def first_state(config: Config, params: dict) -> State:
+    """The state before the first step."""
+    return State(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        optimizer=make_optimizer(config).init(params),
+        averages=tuple(jax.tree.map(jnp.copy, params) for _ in range(2)),
+        is_finite=jnp.ones((), bool),
+    )
+
+
+def make_mesh(config: Config, devices=None) -> Mesh:
+    """All devices of all processes in a row.
+
+    Raises:
+        ValueError: if they cannot share a batch evenly.
+    """
+    devices = np.array(jax.devices() if devices is None else devices)
+    part = config.batch // config.accumulate
+    if part % len(devices):
+        raise ValueError(
+            f'{part} images, a batch of {config.batch} in '
+            f'{config.accumulate} parts, cannot be shared by {len(devices)} '
+            'devices; their number must divide it.'
+        )
+    return Mesh(devices, (_DATA,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same on each device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def sharded(mesh: Mesh) -> NamedSharding:
+    """The first axis over the devices."""
+    return NamedSharding(mesh, PartitionSpec(_DATA))
+
+
+def draw_timesteps(key: jax.Array, number: int, num_train_steps: int):
+    """Timesteps of a batch, (number,) int32, each equally likely at each place.
+
+    The i-th is drawn from the i-th of `number` equal parts, so that every batch
+    has all levels of noise, and the loss of less chance (Kingma et al., 2021,
+    appendix I.1); a common shift around the circle makes every place alike.
+    """
+    key_part, key_shift = jax.random.split(key)
+    within = jax.random.uniform(key_part, (number,))
+    place = (jnp.arange(number) + within) / number
+    place = (place + jax.random.uniform(key_shift)) % 1.0
+    t = jnp.floor(num_train_steps * place).astype(jnp.int32)
+    # Rounding may reach the end itself.
+    return jnp.minimum(t, num_train_steps - 1)
+
+
+def batch_loss(
+    params: dict,
+    prior: NetworkPrior,
+    steps: schedule.Steps,
+    terms: loss.Terms,
+    x_0: jax.Array,
+    t: jax.Array,
+    noise: jax.Array,
+) -> tuple[jax.Array, loss.Loss]:
+    """The mean loss of some images, and the means of its parts."""
+    predict = prior.replace(params=params)
+    each = jax.vmap(
+        lambda x_0, t, noise: loss.image_loss(
+            predict, x_0, t, noise, steps, terms
+        )
+    )(x_0, t, noise)
+    means = jax.tree.map(jnp.mean, each)
+    return means.total, means
+
+
+def terms_of(config: Config) -> loss.Terms:
+    """The terms of a run's loss."""
+    names = (field.name for field in dataclasses.fields(loss.Terms))
+    return loss.Terms(**{name: getattr(config, name) for name in names})
+
+
+def make_step(
+    config: Config, prior: NetworkPrior, mesh: Mesh
+) -> Callable[[State, jax.Array], tuple[State, Metrics]]:
+    """The function of one step; to be compiled by `jax.jit`.
+
+    Timesteps and noise are a function of the seed, the step, and an image's
+    place in the batch: neither parts nor devices change them.
+
+    Args:
+        config: of the run.
+        prior: with the network; its parameters do not matter.
+        mesh: the devices.
+
+    Returns:
+        (state, (B, H, W, C) images) to the next state and what is seen of it.
+    """
+    optimizer = make_optimizer(config)
+    terms = terms_of(config)
+    steps = schedule.reverse_steps(prior.alpha_bar)
+    prior = prior.replace(params={})
+    root = jax.random.fold_in(jax.random.key(config.seed), 1)
+    parts = config.accumulate
+
+    def gradient(params, x_0, t, noise):
+        (_, means), gradient = jax.value_and_grad(batch_loss, has_aux=True)(
+            params, prior, steps, terms, x_0, t, noise
+        )
+        return means, gradient
+
+    def accumulated(params, *batch):
+        if parts == 1:
+            return gradient(params, *batch)
+        # Each part lies over all devices.
+        spread = NamedSharding(mesh, PartitionSpec(None, _DATA))
+        cut = [
+            lax.with_sharding_constraint(
+                values.reshape(parts, -1, *values.shape[1:]), spread
+            )
+            for values in batch
+        ]
+
+        def add(total, part):
+            return jax.tree.map(jnp.add, total, gradient(params, *part)), None
+
+        shapes = jax.eval_shape(gradient, params, *(v[0] for v in cut))
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        total, _ = lax.scan(add, zeros, tuple(cut))
+        return jax.tree.map(lambda value: value / parts, total)
+
+    def step(state: State, x_0: jax.Array) -> tuple[State, Metrics]:
+        key = jax.random.fold_in(root, state.step)
+        key_t, key_noise = jax.random.split(key)
+        t = draw_timesteps(key_t, len(x_0), prior.num_train_steps)
+        noise = jax.random.normal(key_noise, x_0.shape)
+        t, noise = lax.with_sharding_constraint((t, noise), sharded(mesh))
+
+        means, gradients = accumulated(state.params, x_0, t, noise)
+        norm = optax.global_norm(gradients)
+        is_finite = (
+            state.is_finite & jnp.isfinite(means.total) & jnp.isfinite(norm)
+        )
+        updates, optimizer_state = optimizer.update(
+            gradients, state.optimizer, state.params
+        )
+        params = optax.apply_updates(state.params, updates)
+        moved = State(
+            step=state.step + 1,
+            params=params,
+            optimizer=optimizer_state,
+            averages=average(config, state, params),
+            is_finite=is_finite,
+        )
+        kept = state.replace(is_finite=is_finite)
+        new = jax.tree.map(
+            lambda one, other: jnp.where(is_finite, one, other), moved, kept
+        )
+        return new, Metrics(means, norm, is_finite)
+
+    return step
+
+
+def average(config: Config, state: State, params: dict) -> tuple[dict, ...]:
+    """The averages after a step: each forgets half within its half-life.
+
+    Early on a half-life is at most a twentieth of the images that were seen, so
+    that the first parameters are forgotten (Karras et al., 2022, their code).
+    """
+    seen = (state.step + 1) * config.batch
+
+    def averaged(half_life, before):
+        decay = 0.5 ** (config.batch / jnp.minimum(half_life, seen / 20))
+        return jax.tree.map(
+            lambda old, new: decay * old + (1 - decay) * new, before, params
+        )
+
+    return tuple(
+        averaged(half_life, before)
+        for half_life, before in zip(
+            config.half_lives, state.averages, strict=True
+        )
+    )
+
+
+class Compiled(NamedTuple):
+    """A step that is ready to run.
+
+    Attributes:
+        run: (state, images) to (state, Metrics); the old state is given up.
+        words: a sentence on the memory that it will take.
+    """
+
+    run: Callable[[State, jax.Array], tuple[State, Metrics]]
+    words: str
+
+
+def compile_step(config: Config, prior: NetworkPrior, mesh: Mesh) -> Compiled:
+    """Compile a step, and see what memory it needs, before any is run."""
+    state = jax.eval_shape(lambda: first_state(config, prior.params))
+    images = jax.ShapeDtypeStruct(
+        (config.batch, *config.image_shape), jnp.float32
+    )
+    jitted = jax.jit(
+        make_step(config, prior, mesh),
+        in_shardings=(replicated(mesh), sharded(mesh)),
+        out_shardings=replicated(mesh),
+        donate_argnums=0,
+    )
+    run = jitted.lower(state, images).compile()
+    return Compiled(run, _memory_words(run, state, len(mesh.devices)))
+
+
+def _memory_words(run, state, num_devices: int) -> str:
+    held = sum(
+        leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)
+    )
+    each = (
+        'the device' if num_devices == 1 else f'each of {num_devices} devices'
+    )
+    words = (
+        f'{held / 2**30:.2f} GiB on {each} for parameters, averages and '
+        'optimiser'
+    )
+    try:
+        needed = run.memory_analysis().temp_size_in_bytes
+    except (AttributeError, NotImplementedError, RuntimeError):
+        # Not every backend says.
+        return words
+    return f'{words}, and {needed / 2**30:.2f} GiB for a step'

@@ -1,0 +1,221 @@
+"""The other Python: what is handed to it, and how it answers."""
+
+import ast
+import pathlib
+import sys
+import tempfile
+
+import jax
+import numpy as np
+from absl.testing import absltest, parameterized
+
+import invjax.comparison
+from invjax import operators
+from invjax.comparison import peer, remote
+from invjax.priors import convert
+from invjax.priors.unet import UNet
+
+_FOLDER = pathlib.Path(invjax.comparison.__file__).parent
+# Every kind of layer once, and cheap to trace.
+_NETWORK = UNet(
+    image_size=32,
+    model_channels=32,
+    channel_mult=(1, 2),
+    attention_downsamplings=(2,),
+    head_channels=16,
+)
+
+
+class StateDictTest(absltest.TestCase):
+    def test_converted_weights_come_back_as_they_were(self):
+        rng = np.random.default_rng(0)
+        state_dict = {
+            name: rng.standard_normal(shape).astype(np.float32)
+            for name, (_, shape) in convert.expected_leaves(_NETWORK).items()
+        }
+        params, network = convert.convert(state_dict, _NETWORK)
+        # The order of the keys is free; names, shapes and values are not.
+        returned = peer.state_dict(params, network)
+        self.assertCountEqual(returned, state_dict)
+        for name, array in state_dict.items():
+            np.testing.assert_array_equal(returned[name], array, err_msg=name)
+
+    def test_every_tensor_has_a_name_of_its_own_in_the_peer(self):
+        network = _NETWORK.clone(channel_mult=(1, 2, 4))
+        names = convert.expected_leaves(network)
+        self.assertLen({peer.faces64_name(n) for n in names}, len(names))
+
+    def test_the_peer_counts_blocks_on_the_way_down_without_the_first(self):
+        for name, expected in (
+            ('input_blocks.0.0.weight', 'first.weight'),
+            (
+                'input_blocks.1.0.emb_layers.1.bias',
+                'down.0.0.emb_layers.1.bias',
+            ),
+            ('input_blocks.10.1.qkv.weight', 'down.9.1.qkv.weight'),
+            ('output_blocks.0.0.in_layers.2.bias', 'up.0.0.in_layers.2.bias'),
+            ('time_embed.2.weight', 'time.2.weight'),
+            ('out.2.weight', 'out.2.weight'),
+        ):
+            self.assertEqual(peer.faces64_name(name), expected)
+
+
+class ScriptsTest(absltest.TestCase):
+    def test_no_module_beside_them_hides_a_package_that_they_import(self):
+        # Python looks for packages in the folder of a script first.
+        beside = {path.stem for path in _FOLDER.iterdir()}
+        meant = {'answers', 'memory', 'benchmark_peer'}
+        scripts = list(_FOLDER.glob('*_peer.py'))
+        self.assertLen(scripts, 2)
+        for path in scripts:
+            for node in ast.walk(ast.parse(path.read_text())):
+                names = []
+                if isinstance(node, ast.Import):
+                    names = [alias.name for alias in node.names]
+                elif isinstance(node, ast.ImportFrom):
+                    names = [node.module]
+                for name in names:
+                    if name.split('.')[0] not in meant:
+                        self.assertNotIn(name.split('.')[0], beside)
+
+    def test_what_runs_there_needs_no_package_of_ours(self):
+        for name in ('answers', 'memory'):
+            for node in ast.walk(
+                ast.parse((_FOLDER / f'{name}.py').read_text())
+            ):
+                modules = []
+                if isinstance(node, ast.Import):
+                    modules = [alias.name for alias in node.names]
+                elif isinstance(node, ast.ImportFrom):
+                    modules = [node.module]
+                for module in modules:
+                    self.assertIn(module.split('.')[0], sys.stdlib_module_names)
+
+
+_SCRIPT = f"""
+import os, sys
+sys.path.insert(0, {str(_FOLDER)!r})
+from answers import serve
+
+def answer(question):
+    print('a package that is talkative')
+    if 'fail' in question:
+        return {{'error': question['fail']}}
+    if 'leave' in question:
+        os._exit(3)
+    return question['number'] + 1
+
+serve(answer)
+"""
+
+
+class StartTest(absltest.TestCase):
+    """`peer.start` with a script that stands in for the peer's."""
+
+    def setUp(self):
+        super().setUp()
+        holder = tempfile.TemporaryDirectory()
+        self.addCleanup(holder.cleanup)
+        self.folder = pathlib.Path(holder.name)
+
+    def python(self, script):
+        """A Python that runs this script, whatever it is asked to run."""
+        (self.folder / 'script.py').write_text(script)
+        path = self.folder / 'python'
+        path.write_text(
+            f'#!/bin/sh\nexec {sys.executable} {self.folder}/script.py\n'
+        )
+        path.chmod(0o755)
+        return str(path)
+
+    def test_each_question_has_its_answer_whatever_packages_print(self):
+        with peer.start(self.python(_SCRIPT), 'any_peer.py') as ask:
+            self.assertEqual([ask(number=n) for n in (1, 5)], [2, 6])
+
+    def test_an_error_there_is_one_here(self):
+        with (
+            self.assertRaisesRegex(ValueError, 'not this network'),
+            peer.start(self.python(_SCRIPT), 'any_peer.py') as ask,
+        ):
+            ask(fail='not this network')
+
+    def test_a_peer_that_stops_is_said_to(self):
+        for question in ({'leave': 1}, {'number': 1}):
+            with (
+                self.subTest(question),
+                self.assertRaisesRegex(ValueError, 'stopped'),
+                peer.start(self.python(_SCRIPT), 'any_peer.py') as ask,
+            ):
+                # The second question finds nobody to read it.
+                with self.assertRaisesRegex(ValueError, 'stopped'):
+                    ask(leave=1)
+                ask(**question)
+
+    def test_a_python_without_the_packages_is_refused(self):
+        python = self.python('import a_package_that_there_is_not')
+        with (
+            self.assertRaisesRegex(ValueError, 'cannot import torch'),
+            peer.start(python, 'any_peer.py'),
+        ):
+            self.fail('it started')
+
+    def test_what_is_no_python_is_refused(self):
+        with (
+            self.assertRaisesRegex(ValueError, 'must be a Python, got .*none'),
+            peer.start(str(self.folder / 'none'), 'any_peer.py'),
+        ):
+            self.fail('it started')
+
+
+class OperatorArraysTest(parameterized.TestCase):
+    """An operator is made of these arrays alone, by other means than ours."""
+
+    def make(self, task, **parameters):
+        operator = operators.make_operator(
+            task, jax.random.key(0), (16, 16, 3), **parameters
+        )
+        arrays = {
+            name: np.asarray(array)
+            for name, array in remote.operator_arrays(operator).items()
+        }
+        x = np.random.default_rng(0).uniform(-1, 1, (16, 16, 3))
+        return arrays, x, np.asarray(operator.forward(x.astype(np.float32)))
+
+    def test_a_mask_multiplies(self):
+        arrays, x, y = self.make('random_inpainting')
+        self.assertEqual(set(np.unique(arrays['mask'])), {0, 1})
+        np.testing.assert_allclose(arrays['mask'] * x, y, atol=1e-6)
+
+    def test_a_kernel_convolves_around_its_middle(self):
+        arrays, x, y = self.make('motion_deblur', blur_size=5)
+        kernel = arrays['kernel']
+        self.assertEqual(kernel.shape, (5, 5))
+        expected = sum(
+            kernel[i, j] * np.roll(x, (i - 2, j - 2), axis=(0, 1))
+            for i in range(5)
+            for j in range(5)
+        )
+        np.testing.assert_allclose(expected, y, atol=1e-5)
+
+    @parameterized.parameters('gaussian_deblur', 'super_resolution')
+    def test_two_matrices_act_on_rows_and_columns(self, task):
+        arrays, x, y = self.make(task)
+        rows, columns = (
+            arrays[f'{axis}_left']
+            @ np.diag(arrays[f'{axis}_singular'])[: len(arrays[f'{axis}_left'])]
+            @ arrays[f'{axis}_right'].T
+            for axis in ('rows', 'columns')
+        )
+        expected = np.einsum('ih,hwc,jw->ijc', rows, x, columns)
+        np.testing.assert_allclose(expected, y, atol=1e-5)
+
+    def test_others_are_refused(self):
+        operator = operators.make_operator(
+            'phase_retrieval', jax.random.key(0), (16, 16, 3)
+        )
+        with self.assertRaisesRegex(ValueError, 'cannot be handed'):
+            remote.operator_arrays(operator)
+
+
+if __name__ == '__main__':
+    absltest.main()
