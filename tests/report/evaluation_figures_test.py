@@ -93,8 +93,8 @@ class CalibrationTest(absltest.TestCase):
         for axis in axes:
             diagonal, line = axis.lines[:2]
             np.testing.assert_array_equal(*diagonal.get_data())
-            np.testing.assert_allclose(line.get_xdata(), nominal)
-            np.testing.assert_allclose(line.get_ydata(), [0.2, 0.7])
+            np.testing.assert_allclose(line.get_xdata(orig=False), nominal)
+            np.testing.assert_allclose(line.get_ydata(orig=False), [0.2, 0.7])
 
 
 if __name__ == '__main__':

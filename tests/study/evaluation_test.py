@@ -1,5 +1,7 @@
 """`evaluate` as Python users call it, on a prior in closed form."""
 
+import tempfile
+
 import numpy as np
 from absl.testing import absltest, parameterized
 
@@ -7,7 +9,7 @@ import invjax
 from invjax import metrics, schedule, uncertainty
 from invjax.priors import gaussian
 from invjax.study import cells
-from invjax.study.evaluation import Run
+from invjax.study.evaluation import Run, make_runs
 
 _SHAPE = (12, 12, 3)
 _ALPHA_BAR = schedule.alpha_bars(schedule.linear_betas())
@@ -24,8 +26,12 @@ class EvaluateTest(absltest.TestCase):
             _TRUTHS,
             _PRIOR,
             ['denoising', 'phase_retrieval'],
-            [invjax.dps(zeta=0.5), invjax.dps(zeta=4.0), Run('ddrm', 2)],
-            [3, 5],
+            [
+                invjax.dps(zeta=0.5),
+                invjax.ddrm(eta_a=0.5),
+                Run(invjax.ddrm(eta_a=1.0), 2),
+            ],
+            3,
             num_samples=3,
             first_image=_FIRST,
             calibration=True,
@@ -34,36 +40,24 @@ class EvaluateTest(absltest.TestCase):
     def rows(self, task):
         return [row for row in self.found.rows if row.task == task]
 
-    def test_each_method_runs_at_each_number_of_steps_or_at_its_own(self):
+    def test_there_is_a_row_for_each_task_and_run(self):
         for task in ('denoising', 'phase_retrieval'):
             self.assertEqual(
-                [(row.method, row.num_steps) for row in self.rows(task)],
+                [
+                    (row.line or row.method, row.num_steps)
+                    for row in self.rows(task)
+                ],
                 [
                     ('measurement', ''),
-                    ('dps', '3'),
-                    ('dps', '5'),
-                    ('dps', '3'),
-                    ('dps', '5'),
-                    ('ddrm', '2'),
+                    ('dps zeta 0.5', '3'),
+                    ('ddrm eta_a 0.5, eta_b 1', '3'),
+                    ('ddrm eta_a 1, eta_b 1', '2'),
                 ],
             )
 
-    def test_values_of_one_method_are_told_apart(self):
-        lines = [row.line or row.method for row in self.rows('denoising')[1:]]
-        self.assertEqual(
-            lines,
-            [
-                'dps zeta 0.5',
-                'dps zeta 0.5',
-                'dps zeta 4',
-                'dps zeta 4',
-                'ddrm',
-            ],
-        )
-
     def test_a_method_that_cannot_do_a_task_has_dashes(self):
-        *_, row = self.rows('phase_retrieval')
-        self.assertEqual((row.cells, row.scores), ([], {}))
+        for row in self.rows('phase_retrieval')[2:]:
+            self.assertEqual((row.cells, row.scores), ([], {}))
         self.assertEqual(self.found.table()[-1].count(' - '), 6)
 
     def test_scores_are_of_the_pictures_against_their_own_truths(self):
@@ -112,8 +106,8 @@ class EvaluateTest(absltest.TestCase):
             metrics.mean_and_standard_error([c.observed[0] for c in observed]),
             rtol=1e-6,
         )
-        # Phase retrieval's ddrm has no samples.
-        self.assertLen(self.found.coverage, 5 + 4)
+        # Those that cannot do phase retrieval have no samples.
+        self.assertLen(self.found.coverage, 3 + 1)
 
     def test_it_shows_itself_as_a_table(self):
         page = self.found._repr_html_()
@@ -130,9 +124,10 @@ class ChooseSampleTest(absltest.TestCase):
             'images': _TRUTHS,
             'prior': _PRIOR,
             'tasks': ['denoising'],
-            'methods': [invjax.dps(zeta=2.0)],
-            'num_steps': 3,
+            'methods': [invjax.ddrm()],
+            'num_steps': 2,
             'num_samples': 2,
+            'folder': self.enterContext(tempfile.TemporaryDirectory()),
         }
         every = invjax.evaluate(**arguments).rows[1]
         chosen = invjax.evaluate(**arguments, choose_sample=True).rows[1]
@@ -145,11 +140,34 @@ class ChooseSampleTest(absltest.TestCase):
         self.assertAlmostEqual(
             float(chosen.scores['psnr'].mean),
             np.mean([scores['psnr'] for scores in by_image.values()]),
-            places=3,
+            places=6,
         )
-        self.assertEqual(chosen.scores['forward'].mean, 6)
-        self.assertEqual(every.scores['forward'].mean, 3)
+        self.assertEqual(chosen.scores['forward'].mean, 4)
+        self.assertEqual(every.scores['forward'].mean, 2)
         self.assertIn('success', chosen.scores)
+
+
+class RunsTest(absltest.TestCase):
+    def test_a_method_runs_at_each_number_of_steps_or_at_its_own(self):
+        self.assertEqual(
+            make_runs(['dps', Run('ddrm', 7), invjax.ddnm], [5, 'quad9']),
+            [
+                Run('dps', 5),
+                Run('dps', 'quad9'),
+                Run('ddrm', 7),
+                Run(invjax.ddnm, 5),
+                Run(invjax.ddnm, 'quad9'),
+            ],
+        )
+        self.assertEqual(make_runs(['dps'], '10,20'), [Run('dps', '10,20')])
+
+    def test_values_of_a_method_are_told_apart_and_names_are_not(self):
+        self.assertEqual(Run('dps').line, 'dps')
+        self.assertEqual(Run(invjax.dps).line, 'dps')
+        self.assertEqual(
+            Run(invjax.dps(zeta=3.0, normalise='gradient')).line,
+            'dps zeta 3, normalise gradient',
+        )
 
 
 class RefusalTest(parameterized.TestCase):
