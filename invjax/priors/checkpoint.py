@@ -105,8 +105,9 @@ def load_prior(
     """Load a trained prior; convert and keep it where that is the first time.
 
     Args:
-        prior: a name of KNOWN_PRIORS; a `.pt`, `.pth` or `.safetensors` file;
-            or a folder that this function or `save_prior` made.
+        prior: a name of KNOWN_PRIORS; a file of PyTorch or safetensors weights,
+            whatever it is called; or a folder that this function or
+            `save_prior` made.
         dtype: of the computation, float32 or bfloat16.
         remat: whether gradients recompute the inside of blocks to save memory.
         **overrides: what a file does not tell of itself. Others have it on
@@ -150,9 +151,8 @@ def _folder_of(prior: str, overrides: dict) -> pathlib.Path:
     if path.suffix in _SUFFIXES:
         raise FileNotFoundError(f'there is no file {prior}.')
     raise ValueError(
-        f'prior must be one of {", ".join(KNOWN_PRIORS)}, a file that ends in '
-        f'{", ".join(_SUFFIXES)}, or the folder of a kept prior, '
-        f'got {prior!r}.'
+        f'prior must be one of {", ".join(KNOWN_PRIORS)}, a file of PyTorch or '
+        f'safetensors weights, or the folder of a kept prior, got {prior!r}.'
     )
 
 

@@ -47,8 +47,11 @@ _AVERAGED = re.compile(
         r'|swa|polyak|ewma|shadow|(?<!exp_)avg|averaged?|averages'
     )
 )
-# What an average is of, or what was put aside for it: `ema.online_model`.
-_NOT_AVERAGED = re.compile(_WORD.format('online|raw|collected|current|backup'))
+# What an average is of, what was put aside for it, or what says that it is none:
+# `ema.online_model`, `collected_params`, `model_no_ema`.
+_NOT_AVERAGED = re.compile(
+    _WORD.format('online|raw|collected|current|backup|(?:no|non|pre)_?ema')
+)
 _CAMEL_HUMP = re.compile(r'(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])')
 
 TOP_LEVEL = 'top level'
@@ -280,9 +283,9 @@ def _average_in(name: str) -> str | None:
 def _says_averaged(part: str) -> bool | None:
     """What a part of a name says of averaging; None where it says nothing."""
     word = _CAMEL_HUMP.sub('_', part).lower()
-    if _AVERAGED.search(word):
-        return True
-    return False if _NOT_AVERAGED.search(word) else None
+    if _NOT_AVERAGED.search(word):
+        return False
+    return True if _AVERAGED.search(word) else None
 
 
 def _averages(

@@ -15,6 +15,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import pathlib
 import re
@@ -91,7 +92,7 @@ def write(
         num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
         if shutil.disk_usage(folder).free < num_bytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        with ocp.PyTreeCheckpointer() as checkpointer:
+        with _without_log(), ocp.PyTreeCheckpointer() as checkpointer:
             checkpointer.save(private / 'params', params)
         with _locked(folder):
             if replace or not has_checksum(folder):
@@ -100,7 +101,7 @@ def write(
     except Exception as error:
         raise ValueError(_unwritable(folder, error)) from error
     finally:
-        shutil.rmtree(private, ignore_errors=True)
+        _remove(private)
         if made:
             with contextlib.suppress(OSError):
                 folder.rmdir()  # which only an empty one is
@@ -112,6 +113,27 @@ def _unwritable(folder: pathlib.Path, error: Exception) -> str:
         f'{folder} could not be written ({reason}); it must be a folder that '
         'can be written, with space for the parameters.'
     )
+
+
+@contextlib.contextmanager
+def _without_log():
+    """Keep Orbax's account of a failure, a hundred lines, off the terminal."""
+    logger = logging.getLogger('absl')
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _remove(folder: pathlib.Path) -> None:
+    """Remove a folder into which threads of Orbax may still be writing."""
+    for _ in range(50):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.02)
 
 
 def _put_in_place(

@@ -17,6 +17,7 @@ import zipfile
 
 from absl.testing import absltest, parameterized
 
+from tests.priors import edm_writer
 from tests.priors.pickle_writer import (
     NO_HOOKS,
     ORDERED_DICT,
@@ -36,6 +37,7 @@ _ROOT = pathlib.Path(__file__).parents[2]
 _MB = 1_000_000
 # In what the attacks below would leave, if one of them were run.
 _MARKER = 'MARKER'
+_LOAD = Global('torch.storage', '_load_from_bytes')
 _TOUCH = f'touch {_MARKER}'
 _EVAL = f'__import__("os").system({_TOUCH!r})'
 
@@ -61,6 +63,10 @@ def code(opcodes):
 
 def stream(value, storages=None):
     return lambda path: path.write_bytes(stream_of(value, storages or {}))
+
+
+def snapshot(network):
+    return lambda path: path.write_bytes(pickle_of({'ema': network}))
 
 
 def call(module, name, *args):
@@ -404,6 +410,38 @@ ATTACKS = {
             )
         }
     ),
+    # On the networks of EDM, whose pickles hold streams.
+    'edm: a command in a stream': snapshot(
+        Call(
+            _LOAD,
+            (
+                edm_writer.bytes_of(
+                    stream_of(Call(Global('os', 'system'), (_TOUCH,)), {})
+                ),
+            ),
+        )
+    ),
+    'edm: 2**30 modules': snapshot(
+        edm_writer.object_of(
+            'EDMPrecond',
+            edm_writer.state_of({})
+            | {'_modules': {'model': edm_writer.nested_modules(30)}},
+        )
+    ),
+    'edm: a stream 100,000 times': snapshot(
+        Opcodes(
+            b'ctorch.storage\n_load_from_bytes\nq\1'
+            + edm_writer.bytes_of(stream_of({}, {})).code
+            + b'q\2'
+            + b'h\1h\2\x85R0' * 100_000
+        )
+    ),
+    'edm: a stream in a stream': snapshot(
+        Call(
+            _LOAD,
+            (edm_writer.bytes_of(stream_of(Call(_LOAD, (b'',)), {})),),
+        )
+    ),
     # To write on the terminal, or to fill it.
     'message: control characters': float_table(
         {'\x1b[2J\x1b]0;owned\x07\r\n' * 20: (1,)}
@@ -422,7 +460,7 @@ ATTACKS = {
 # Reads each file as a user's program would, and says how it went.
 _READER = """
 import json, pathlib, sys, time
-from invjax.priors import convert, torch_file
+from invjax.priors import convert, edm_file, torch_file
 
 def peak():
     lines = pathlib.Path('/proc/self/status').read_text().splitlines()
@@ -432,7 +470,10 @@ for path in sys.stdin.read().splitlines():
     pathlib.Path('/proc/self/clear_refs').write_text('5')  # resets the peak
     before, start = peak(), time.process_time()
     try:
-        convert.convert(torch_file.read_state_dict(path))
+        if path.endswith('.pkl'):
+            edm_file.read_edm_pickle(path)
+        else:
+            convert.convert(torch_file.read_state_dict(path))
         kind, message = 'read', ''
     except Exception as error:
         kind, message = type(error).__name__, str(error)
@@ -450,7 +491,8 @@ class AttacksTest(parameterized.TestCase):
         cls.folder = pathlib.Path(holder.name)
         cls.paths = {}
         for i, (name, write) in enumerate(ATTACKS.items()):
-            cls.paths[name] = cls.folder / f'{i}.pt'
+            suffix = '.pkl' if name.startswith('edm: ') else '.pt'
+            cls.paths[name] = cls.folder / f'{i}{suffix}'
             write(cls.paths[name])
         process = subprocess.run(
             [sys.executable, '-c', _READER],

@@ -191,6 +191,10 @@ class AveragesTest(parameterized.TestCase):
     def test_other_things_of_such_names_do_not_matter(self, extra):
         self.assertEqual(find({'model': RAW, **extra}).tensors, RAW)
 
+    @parameterized.parameters('model_no_ema', 'non_ema', 'raw_model', 'backup')
+    def test_what_says_that_it_is_none_is_none(self, key):
+        self.assertEqual(find({key: RAW, 'ema': AVERAGED}).key, 'ema')
+
     def test_several_of_different_weights_are_for_the_user_to_choose(self):
         content = {'ema_0.999': RAW, 'ema_0.9999': AVERAGED}
         with self.assertRaisesRegex(

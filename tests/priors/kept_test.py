@@ -191,7 +191,7 @@ class InterruptionTest(KeptTestCase):
                 mock.patch.object(kept, '_sync', side_effect=effects)
             )
             if isinstance(fault, Killed):
-                stack.enter_context(mock.patch.object(shutil, 'rmtree'))
+                stack.enter_context(mock.patch.object(kept, '_remove'))
             try:
                 kept.save_prior(self.folder, params, make_card())
             except Killed:
