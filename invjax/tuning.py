@@ -89,6 +89,8 @@ def hold_out(
     held = mask * (ranks < jnp.ceil(fraction * mask.sum()))
 
     def part(mask):
-        return problem.replace(y=mask * problem.y, operator=Mask(mask))
+        return problem.replace(
+            y=mask * problem.y, operator=problem.operator.replace(mask=mask)
+        )
 
     return part(mask - held), part(held)

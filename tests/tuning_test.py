@@ -33,6 +33,17 @@ class HoldOutTest(parameterized.TestCase):
         count = np.ceil(fraction * float(whole.operator.mask.sum()))
         self.assertEqual(held.operator.mask.sum(), count)
 
+    def test_parts_are_of_images_with_as_many_channels(self):
+        grey = problem.measure(
+            jax.random.key(0),
+            jnp.zeros((16, 16, 1)),
+            operators.make_operator(
+                'denoising', jax.random.key(0), (16, 16, 1)
+            ),
+        )
+        for part in tuning.hold_out(jax.random.key(1), grey, 0.1):
+            self.assertEqual(part.image_shape, (16, 16, 1))
+
     def test_the_choice_is_random_by_the_key(self):
         _, whole = _measured('denoising')
         masks = [

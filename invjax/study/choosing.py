@@ -1,6 +1,7 @@
 """Choose a method's hyperparameters for one measurement, without its truth."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -183,6 +184,8 @@ def tune(
     restored = result.x.reshape(
         len(problems), len(methods), *result.x.shape[1:]
     )
+    failed = batch.first_nonfinite_step(result.info) >= 0
+    failed = failed.reshape(len(problems), len(methods)).any(axis=0)
     rows = []
     for i, setting in enumerate(tried):
         x = restored[0, i]
@@ -194,6 +197,9 @@ def tune(
             row['held_out'] = float(tuning.chi_square(restored[1, i], held_out))
         if measured.truth is not None:
             row['psnr'] = float(metrics.psnr(x, measured.truth))
+        if failed[i]:
+            # Clipping can make numbers of what has none.
+            row |= dict.fromkeys(row.keys() - {'setting'}, math.nan)
         rows.append(row)
     chosen = choose(rows, by, default)
     return Choice(rows, restored[0], chosen, by, methods[chosen])

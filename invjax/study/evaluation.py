@@ -193,13 +193,7 @@ def evaluate(
             several are needed, for `choose_sample` without noise, or images
             that do not fit the prior.
     """
-    numbers = [num_steps] if isinstance(num_steps, int | str) else num_steps
-    runs = []
-    for method in methods:
-        if isinstance(method, Run):
-            runs.append(method)
-        else:
-            runs += [Run(method, number) for number in numbers]
+    runs = make_runs(methods, num_steps)
     check(
         tasks,
         runs,
@@ -293,6 +287,23 @@ def check(
             'choose_sample compares residuals with the noise: noise_std must be '
             'above 0, got 0.'
         )
+
+
+def make_runs(
+    methods: Sequence[str | type[Method] | Method | Run],
+    num_steps: int | str | Sequence[int | str],
+) -> list[Run]:
+    """Each method at each number of steps, but for those that are runs."""
+    numbers = [num_steps] if isinstance(num_steps, int | str) else num_steps
+    return [
+        run
+        for method in methods
+        for run in (
+            [method]
+            if isinstance(method, Run)
+            else [Run(method, number) for number in numbers]
+        )
+    ]
 
 
 def parse_runs(
