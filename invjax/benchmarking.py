@@ -407,7 +407,9 @@ def _processes(asked: Benchmark):
     ):
         child = dataclasses.replace(asked, **chosen)
         with tempfile.TemporaryDirectory() as cache:
-            cold, warm = (_child(cache, child) for _ in range(2))
+            cold, warm = (
+                step_in_a_process('ffhq256', child, cache) for _ in range(2)
+            )
         peak = f'{warm["peak_bytes"] / 2**30:.2f} GiB'
         if theirs is not None:
             peak += f', {warm["peak_bytes"] / theirs:.2f} of the peer'
@@ -434,9 +436,15 @@ print(json.dumps(benchmarking.step_alone(name, asked)))
 """
 
 
-def _child(cache: str, asked: Benchmark) -> dict:
-    """`step_alone` of ffhq256 in a process of its own."""
-    question = json.dumps(['ffhq256', dataclasses.asdict(asked)])
+def step_in_a_process(name: str, asked: Benchmark, cache: str) -> dict:
+    """`step_alone` in a process of its own.
+
+    Args:
+        name: of the network.
+        asked: how it is computed.
+        cache: folder of compiled programs.
+    """
+    question = json.dumps([name, dataclasses.asdict(asked)])
     environment = {
         **os.environ,
         'JAX_COMPILATION_CACHE_DIR': cache,

@@ -50,6 +50,9 @@ class Validation:
         num_steps: of each case, any form that `schedule.respace` takes.
         num_samples: of each posterior.
         seed: of everything random.
+
+    Raises:
+        ValueError: for a number of steps that there is not.
     """
 
     methods: Sequence[type[Method]] = tuple(
@@ -58,6 +61,9 @@ class Validation:
     num_steps: int | str = 100
     num_samples: int = 2000
     seed: int = 0
+
+    def __post_init__(self):
+        schedule.respace(self.num_steps)
 
 
 class Case(NamedTuple):
@@ -179,11 +185,7 @@ def validate(
         found: from `cases`, or some like those.
         asked: see there.
         folder: where `rows.jsonl` is kept.
-
-    Raises:
-        ValueError: before any work, for a number of steps that there is not.
     """
-    schedule.respace(asked.num_steps)
     kept = Rows(folder / 'rows.jsonl', asked)
     rows = []
     for case in found:

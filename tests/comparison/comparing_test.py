@@ -4,41 +4,22 @@ import dataclasses
 import itertools
 from unittest import mock
 
-import flax.struct
-import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from invjax import batch, keys, restoration, schedule
+from invjax import batch, keys, restoration
 from invjax.comparison import comparing
 from invjax.comparison.remote import Restored
 from invjax.report import comparisons
 from invjax.study.plan import Data, Plan
-from invjax.types import Prediction
+from tests.standard_normal import StandardNormal
 
 # LPIPS needs 31 pixels a side.
 _SHAPE = (32, 32, 3)
 _TASKS = ('denoising', 'box_inpainting')
 
 
-@flax.struct.dataclass
-class _StandardNormal:
-    """Images of independent N(0, 1) values: eps = sqrt(1 - alpha_bar_t) x_t."""
-
-    @property
-    def alpha_bar(self):
-        return schedule.alpha_bars(schedule.linear_betas())
-
-    @property
-    def image_shape(self):
-        return _SHAPE
-
-    def __call__(self, x_t, t):
-        noise_var = 1 - jnp.asarray(self.alpha_bar, jnp.float32)[t]
-        return Prediction(jnp.sqrt(noise_var) * x_t)
-
-
-_PRIOR = _StandardNormal()
+_PRIOR = StandardNormal(_SHAPE)
 
 
 class _Other:
