@@ -330,7 +330,7 @@ def split(number: int, held_out: float, seed: int) -> Split:
     return Split(np.sort(order[count:]), np.sort(order[:count]))
 
 
-def held_out_images(
+def middle_windows(
     pictures: Pictures, numbers: np.ndarray, size: tuple[int, int]
 ) -> np.ndarray:
     """The middle window of each, (N, H, W, C)."""

@@ -15,35 +15,27 @@ interrupted.
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import pathlib
-import shlex
 import signal
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from invjax.priors import checkpoint, convert
-from invjax.priors.unet import NetworkPrior
 from invjax.strict_json import as_json, write_json
-from invjax.training import data, evaluation, network, page
+from invjax.training import data, look, network, page
 from invjax.training import step as steps
 from invjax.training.config import MAY_CHANGE, Config
 from invjax.training.progress import Progress
 
-# Of the held-out pictures, those that looks are at.
-_MOST_HELD_OUT = 64
-_NUM_RESTORED = 2
-_STORED_AS = np.float16
+_CONFIG = 'config.json'
 
 
 class Outcome(NamedTuple):
@@ -65,7 +57,8 @@ class Outcome(NamedTuple):
 def train(config: Config, say: Callable[[str], None] = print) -> Outcome:
     """Train a prior, or go on with it where it was interrupted.
 
-    SIGTERM and SIGINT stop it after the step that it is in, with a checkpoint.
+    SIGTERM and SIGINT stop it after the step that it is in, with a checkpoint;
+    a second one ends it at once.
     All processes of `jax.distributed` call this with the same config; a folder
     that they share is written by one of them.
 
@@ -79,28 +72,29 @@ def train(config: Config, say: Callable[[str], None] = print) -> Outcome:
             state is then kept.
     """
     folder = pathlib.Path(config.out).absolute()
-    run = _Run(config, folder, say)
-    try:
-        return run.run()
-    finally:
-        run.close()
+    with _noting_signals() as noted:
+        run = _Run(config, folder, say)
+        try:
+            return run.run(noted)
+        finally:
+            run.close()
 
 
-def _keep_config(folder: pathlib.Path, config: Config) -> list[str]:
-    """Write what a run is; gives what has changed since, in words.
+def _changes(folder: pathlib.Path, config: Config) -> list[str]:
+    """What is another than in the run that a folder has, in words.
 
     Raises:
-        ValueError: if the folder has another run or something else in it.
+        ValueError: if that makes it another run, or the folder has something
+            else in it.
     """
-    path = folder / 'config.json'
-    given = as_json(dataclasses.asdict(config))
-    changes = []
+    path = folder / _CONFIG
     if path.is_file():
         try:
             kept = json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise ValueError(f'{path} cannot be read: {error}') from None
-        for name, value in given.items():
+        changes = []
+        for name, value in as_json(dataclasses.asdict(config)).items():
             if kept.get(name) == value:
                 continue
             if name not in MAY_CHANGE:
@@ -109,15 +103,16 @@ def _keep_config(folder: pathlib.Path, config: Config) -> list[str]:
                     f'{value}; give the same, or another out.'
                 )
             changes.append(f'{name} {value}, before {kept.get(name)}')
-    elif folder.exists() and any(folder.iterdir()):
-        raise ValueError(
-            f'{folder} must be a new or empty folder, or one with a run to go '
-            f'on with, but it has {min(e.name for e in folder.iterdir())} in it.'
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    if jax.process_index() == 0:
-        write_json(path, given)
-    return changes
+        return changes
+    if folder.exists():
+        # A hidden one may be half of what an interruption left.
+        others = [e.name for e in folder.iterdir() if e.name[0] != '.']
+        if others:
+            raise ValueError(
+                f'{folder} must be a new or empty folder, or one with a run to '
+                f'go on with, but it has {min(others)} in it.'
+            )
+    return []
 
 
 @contextlib.contextmanager
@@ -131,6 +126,8 @@ def _noting_signals():
     def note(number, frame):
         del frame
         noted.append(signal.Signals(number).name)
+        # A second one does what it did before.
+        signal.signal(number, before[number])
 
     before = {
         number: signal.signal(number, note)
@@ -150,6 +147,8 @@ class _Run:
         self.config, self.folder = config, folder
         self.is_writer = jax.process_index() == 0
         self.say = say if self.is_writer else lambda line: None
+        # Whatever is refused, nothing is written before.
+        self.changes = _changes(folder, config)
         self.pictures = data.open_pictures(
             config.images,
             config.size,
@@ -157,7 +156,6 @@ class _Run:
             config.crop,
             config.value_range,
         )
-        self.changes = _keep_config(folder, config)
         self.split = data.split(
             len(self.pictures), config.held_out, config.seed
         )
@@ -165,12 +163,21 @@ class _Run:
             f'{self.pictures.words}; {len(self.split.held_out):,} of them held '
             'out.'
         )
-        self.held_out = self._cut(self.split.held_out)
         self.mesh = steps.make_mesh(config)
         self.start = network.make_start(config)
-        self.prior = self.start.prior
-        number = network.num_parameters(self.prior.params)
-        self.say(f'{self.start.words}: {number:,} parameters.')
+        params = self.start.prior.params
+        self.say(
+            f'{self.start.words}: {network.num_parameters(params):,} parameters.'
+        )
+        self.looks = look.Looks(
+            config, folder, self.pictures, self.split, self.start
+        )
+        self.compiled = steps.compile_step(config, self.start.prior, self.mesh)
+        self.say(f'Memory: {self.compiled.words}.')
+
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.is_writer:
+            write_json(folder / _CONFIG, dataclasses.asdict(config))
         self.manager = ocp.CheckpointManager(
             folder / 'checkpoints',
             options=ocp.CheckpointManagerOptions(
@@ -179,19 +186,12 @@ class _Run:
             item_names=('state', 'rest'),
         )
 
-    def _cut(self, numbers: np.ndarray) -> np.ndarray | None:
-        chosen = numbers[:_MOST_HELD_OUT]
-        if not len(chosen):
-            return None
-        return data.held_out_images(self.pictures, chosen, self.config.size)
-
     def close(self):
         self.manager.close()
 
-    def run(self) -> Outcome:
+    def run(self, noted: list[str]) -> Outcome:
+        """Until the last step, or one after a signal is noted."""
         config = self.config
-        compiled = steps.compile_step(config, self.prior, self.mesh)
-        self.say(f'Memory: {compiled.words}.')
         batches = data.Batches(
             self.pictures,
             self.split.trained,
@@ -205,31 +205,30 @@ class _Run:
         state = self._first_or_last(batches)
         step = int(state.step)
         progress = Progress(config.num_steps, config.batch, step, self.say)
-        with _noting_signals() as noted:
-            # Where the data go on after the steps that were taken.
-            place = batches.state()
+        # Where the data go on after the steps that were taken.
+        place = batches.state()
+        images = self._put(next(batches))
+        while step < config.num_steps and not _is_noted(noted):
+            begin = time.perf_counter()
+            place_after = batches.state()
+            state, metrics = self.compiled.run(state, images)
+            # Read and sent while the step is computed.
             images = self._put(next(batches))
-            while step < config.num_steps and not _is_noted(noted):
-                begin = time.perf_counter()
-                place_after = batches.state()
-                state, metrics = compiled.run(state, images)
-                # Read and sent while the step is computed.
-                images = self._put(next(batches))
-                seen = _as_numbers(metrics)
-                if not seen.pop('is_finite'):
-                    self._save(state.replace(is_finite=_true()), place)
-                    raise ValueError(self._not_finite(step + 1, seen))
-                step, place = step + 1, place_after
-                seconds = time.perf_counter() - begin
-                self.history.seconds += seconds
-                self.unwritten.append({'step': step, 'count': 1, **seen})
-                progress.step(step, seconds, seen['total'])
+            seen = _as_numbers(metrics)
+            if not seen.pop('is_finite'):
+                self._save(state.replace(is_finite=_true()), place)
+                raise ValueError(self._not_finite(step + 1, seen))
+            step, place = step + 1, place_after
+            seconds = time.perf_counter() - begin
+            self.history.seconds += seconds
+            self.unwritten.append({'step': step, 'count': 1, **seen})
+            progress.step(step, seconds, seen['total'])
 
-                is_last = step == config.num_steps
-                if step % config.show_every == 0 or is_last:
-                    self._look(state, progress)
-                if step % config.save_every == 0 or is_last:
-                    self._save(state, place)
+            is_last = step == config.num_steps
+            if step % config.show_every == 0 or is_last:
+                self._look(state, progress)
+            if step % config.save_every == 0 or is_last:
+                self._save(state, place)
         progress.close()
         if step >= config.num_steps:
             if not (self.folder / 'prior').is_dir():
@@ -259,10 +258,10 @@ class _Run:
         step = self.manager.latest_step()
         if step is None:
             self.history = page.History()
-            first = steps.first_state(self.config, self.prior.params)
+            first = steps.first_state(self.config, self.start.prior.params)
             return jax.device_put(first, everywhere)
         shapes = jax.eval_shape(
-            lambda: steps.first_state(self.config, self.prior.params)
+            lambda: steps.first_state(self.config, self.start.prior.params)
         )
         target = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(
@@ -319,108 +318,9 @@ class _Run:
         )
 
     def _look(self, state: steps.State, progress: Progress) -> None:
-        """Judge the averages, and write the prior and the page."""
         self._write_down()
-        if not self.is_writer:
-            return
-        config, step = self.config, int(state.step)
-        begin = time.perf_counter()
-        priors = [
-            self.prior.replace(params=_on_one_device(params))
-            for params in state.averages
-        ]
-        levels, best = [], len(priors) - 1
-        if self.held_out is not None:
-            levels = [evaluation.by_level(p, self.held_out) for p in priors]
-            best = int(np.argmin([found.mean_error for found in levels]))
-        self.history.looks.append(
-            {
-                'step': step,
-                'seconds': self.history.seconds,
-                'levels': [found.as_dict() for found in levels],
-                'best': best,
-            }
-        )
-        card = self._card(priors[best], step, levels[best] if levels else None)
-        checkpoint.save_prior(
-            self.folder / 'prior', _stored(priors[best].params), card
-        )
-        self._draw(priors[best], step)
-        page.write(
-            self.folder,
-            config,
-            self.history,
-            {
-                'step': f'{step:,} of {config.num_steps:,}',
-                'images seen': f'{step * config.batch:,}',
-                'images a second': f'{progress.images_a_second:.1f}',
-                'time': page.duration(self.history.seconds),
-                'left': progress.left(step),
-                'as of': time.strftime('%Y-%m-%d %H:%M:%S'),
-            },
-            {'config': dataclasses.asdict(config), 'card': card},
-        )
-        found = (
-            f'held-out error {levels[best].mean_error:.4f}, ' if levels else ''
-        )
-        self.say(
-            f'Step {step:,}: {found}looked at in '
-            f'{time.perf_counter() - begin:.0f} s; see '
-            f'{self.folder / "train.html"}.'
-        )
-
-    def _draw(self, prior: NetworkPrior, step: int) -> None:
-        """Samples, and restorations of pictures that were held out."""
-        drawn = evaluation.samples(prior, self.config.num_samples)
-        rows = page.in_rows(drawn)
-        page.sheet(rows).save(self.folder / f'samples-{step:08d}.png')
-        first = self.folder / 'pictures.png'
-        if not first.is_file():
-            numbers = self.split.trained[: self.config.num_samples]
-            shown = data.held_out_images(
-                self.pictures, numbers, self.config.size
-            )
-            page.sheet(page.in_rows(shown)).save(first)
-        if self.held_out is not None:
-            made = evaluation.restorations(prior, self.held_out[:_NUM_RESTORED])
-            page.sheet(**made, titles=('truth', 'measured', 'restored')).save(
-                self.folder / 'restorations.png'
-            )
-
-    def _card(self, prior, step: int, levels) -> dict[str, Any]:
-        """All that is to be known of the prior, as plain data."""
-        config, origin = self.config, self.start.origin
-        card = {
-            'name': config.prior_name,
-            'sha256': _sha256(_stored(prior.params)),
-            'architecture': convert.describe(prior.network),
-            'num_parameters': network.num_parameters(prior.params),
-            'stored_as': np.dtype(_STORED_AS).name,
-            'noise_schedule': prior.noise_schedule,
-            'num_train_steps': prior.num_train_steps,
-            'data': self.pictures.words,
-            'num_pictures': len(self.split.trained),
-            'num_held_out': len(self.split.held_out),
-            'licence': config.licence,
-            'training': {
-                'command': command(config),
-                'steps': step,
-                'images_seen': step * config.batch,
-                'hours': round(self.history.seconds / 3600, 2),
-                'changes': self.history.changes,
-            },
-            'note': f'trained on {len(self.split.trained):,} pictures',
-        }
-        if origin is not None:
-            if 'rescale_timesteps' in origin:
-                card['rescale_timesteps'] = origin['rescale_timesteps']
-            card['init'] = {
-                name: origin.get(name)
-                for name in ('name', 'sha256', 'data', 'licence')
-            }
-        if levels is not None:
-            card['held_out_loss'] = levels.as_dict()
-        return as_json(card)
+        if self.is_writer:
+            self.say(self.looks.look(state, self.history, progress))
 
 
 def _true() -> jax.Array:
@@ -444,49 +344,3 @@ def _as_numbers(metrics: steps.Metrics) -> dict[str, float]:
         'gradient_norm': float(metrics.gradient_norm),
         'is_finite': bool(metrics.is_finite),
     }
-
-
-def _on_one_device(params: dict) -> dict:
-    """What all devices have, on the first of this process."""
-    return jax.tree.map(lambda leaf: leaf.addressable_data(0), params)
-
-
-def _stored(params: dict) -> dict:
-    return jax.tree.map(lambda leaf: np.asarray(leaf, _STORED_AS), params)
-
-
-def _sha256(params: dict) -> str:
-    """Of names and values, in the order of the names."""
-    leaves = flax.traverse_util.flatten_dict(params, sep='/')
-    digest = hashlib.sha256()
-    for name in sorted(leaves):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(leaves[name]).tobytes())
-    return digest.hexdigest()
-
-
-def command(config: Config) -> str:
-    """The command line of a run: all that is not by default."""
-    given = []
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.name == 'network':
-            given += list(value.items())
-        elif value != field.default:
-            given.append((field.name, value))
-    return ' '.join(
-        ['python -m experiments.train']
-        + [shlex.quote(_flag(name, value)) for name, value in given]
-    )
-
-
-def _flag(name: str, value) -> str:
-    if isinstance(value, bool):
-        return f'--{name}' if value else f'--no{name}'
-    if isinstance(value, tuple | list):
-        if name == 'size' and value[0] == value[1]:
-            value = value[:1]
-        if name == 'attention_downsamplings':
-            value = value or (0,)
-        value = ','.join(map(str, value))
-    return f'--{name}={value}'

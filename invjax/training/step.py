@@ -220,7 +220,7 @@ def make_step(
         t, noise = lax.with_sharding_constraint((t, noise), sharded(mesh))
 
         means, gradients = accumulated(state.params, x_0, t, noise)
-        norm = optax.global_norm(gradients)
+        norm = optax.tree.norm(gradients)
         is_finite = (
             state.is_finite & jnp.isfinite(means.total) & jnp.isfinite(norm)
         )
@@ -301,13 +301,13 @@ def _memory_words(run, state, num_devices: int) -> str:
     each = (
         'the device' if num_devices == 1 else f'each of {num_devices} devices'
     )
-    words = (
-        f'{held / 2**30:.2f} GiB on {each} for parameters, averages and '
-        'optimiser'
-    )
+    of_state = f'{held / 2**30:.2f} GiB for parameters, averages and optimiser'
     try:
         needed = run.memory_analysis().temp_size_in_bytes
     except (AttributeError, NotImplementedError, RuntimeError):
         # Not every backend says.
-        return words
-    return f'{words}, and {needed / 2**30:.2f} GiB for a step'
+        return f'on {each} {of_state}, and what a step takes'
+    return (
+        f'{(held + needed) / 2**30:.2f} GiB on {each} at the peak, {of_state} '
+        f'and {needed / 2**30:.2f} GiB for a step'
+    )

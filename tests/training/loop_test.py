@@ -1,0 +1,337 @@
+"""A run: killed, stopped, gone on with, and refused; and what it leaves."""
+
+import json
+import os
+import pathlib
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from unittest import mock
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl.testing import absltest, parameterized
+
+from invjax import phantoms
+from invjax.priors import checkpoint
+from invjax.training import Config, data, evaluation, loop, network, page
+from tests.training import small
+
+_STEPS = 24
+
+
+def _config(out, **kwargs):
+    given = {
+        'images': 'phantoms:20',
+        'out': str(out),
+        'size': (8, 8),
+        'channels': 1,
+        'preset': 'tiny',
+        'held_out': 0.1,
+        'batch': 8,
+        'num_steps': _STEPS,
+        'learning_rate': 0.01,
+        'warm_up': 2,
+        'flips': 'all',
+        'save_every': 1,
+        'show_every': 1000,
+        'num_samples': 4,
+    }
+    return Config(**{**given, **kwargs})
+
+
+def _no_look(self, state, progress):
+    del progress
+    (self.folder / 'prior').mkdir(exist_ok=True)
+
+
+def _small():
+    """Runs with the small network, and without looks."""
+    stack = mock.patch.multiple(loop._Run, _look=_no_look)
+    start = mock.patch.object(network, 'make_start', small.make_start)
+    return stack, start
+
+
+def _train(config, say=lambda line: None):
+    look, start = _small()
+    with look, start:
+        return loop.train(config, say)
+
+
+def _state(out):
+    """The leaves of the last checkpoint, as bytes, and its other half."""
+    with ocp.CheckpointManager(
+        pathlib.Path(out).absolute() / 'checkpoints',
+        item_names=('state', 'rest'),
+    ) as manager:
+        step = manager.latest_step()
+        kept = manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(), rest=ocp.args.JsonRestore()
+            ),
+        )
+    leaves = [
+        np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(kept['state'])
+    ]
+    return step, leaves, kept['rest']
+
+
+def _start_process(out):
+    return subprocess.Popen(
+        [sys.executable, __file__, 'train', str(out)],
+        env={
+            **os.environ,
+            'PYTHONPATH': os.pathsep.join(
+                [str(pathlib.Path(__file__).parents[2]), *sys.path]
+            ),
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _wait_for_batches(process, number):
+    """Until so many were read; gives the steps that it went on from."""
+    began_at = []
+    for line in process.stdout:
+        if 'Going on from step' in line:
+            began_at.append(line)
+        number -= line.startswith('batch')
+        if not number:
+            break
+    return began_at
+
+
+class InterruptionTest(absltest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        folder = cls.enterClassContext(tempfile.TemporaryDirectory())
+        cls.folder = pathlib.Path(folder)
+        process = _start_process(cls.folder / 'whole')
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        cls.whole = _state(cls.folder / 'whole')
+
+    def assert_ended_the_same(self, out):
+        step, leaves, rest = _state(out)
+        self.assertEqual(step, _STEPS)
+        self.assertEqual(leaves, self.whole[1])
+        self.assertEqual(rest['place'], self.whole[2]['place'])
+        losses = [loss['total'] for loss in rest['history']['losses']]
+        expected = [
+            loss['total'] for loss in self.whole[2]['history']['losses']
+        ]
+        self.assertEqual(losses, expected)
+
+    def test_killed_at_any_moment_it_ends_with_the_same_weights(self):
+        out = self.folder / 'killed'
+        rng = random.Random(0)
+        began_at = []
+        for _ in range(3):
+            process = _start_process(out)
+            began_at += _wait_for_batches(process, rng.randint(2, 8))
+            # In a step, or while a checkpoint is written.
+            time.sleep(rng.uniform(0.0, 0.3))
+            self.assertIsNone(process.poll())
+            process.kill()
+            process.communicate()
+        process = _start_process(out)
+        said, errors = process.communicate(timeout=300)
+        self.assertEqual(process.returncode, 0, errors)
+        # It did not begin anew each time.
+        self.assertNotEmpty(began_at)
+        self.assertIn('Going on from step', said)
+        self.assert_ended_the_same(out)
+
+    def test_asked_to_stop_it_saves_and_says_so(self):
+        out = self.folder / 'stopped'
+        process = _start_process(out)
+        _wait_for_batches(process, 4)
+        process.send_signal(signal.SIGTERM)
+        said, errors = process.communicate(timeout=300)
+        self.assertEqual(process.returncode, 0, errors)
+        found = re.search(
+            r'stopped at step (\d+) by SIGTERM.*the same command goes on', said
+        )
+        self.assertIsNotNone(found, said)
+        step, _, _ = _state(out)
+        self.assertEqual(step, int(found[1]))
+        self.assertLess(step, _STEPS)
+        _start_process(out).communicate(timeout=300)
+        self.assert_ended_the_same(out)
+
+
+class RunTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.out = pathlib.Path(folder.name) / 'run'
+
+    def test_it_says_what_it_will_take_before_the_first_step(self):
+        lines = []
+        outcome = _train(_config(self.out, num_steps=2), lines.append)
+        self.assertTrue(outcome.is_finished)
+        text = ' '.join(lines)
+        self.assertIn('the first 20 slices', text)
+        self.assertIn('2 of them held out', text)
+        self.assertRegex(text, r'Memory: .* GiB on the device at the peak')
+
+    def test_a_longer_run_goes_on_and_keeps_the_last_few(self):
+        _train(_config(self.out, num_steps=3))
+        lines = []
+        outcome = _train(
+            _config(self.out, num_steps=6, keep=2, learning_rate=0.02),
+            lines.append,
+        )
+        self.assertEqual(outcome.step, 6)
+        self.assertIn('Going on from step 3', ' '.join(lines))
+        kept = sorted(p.name for p in (self.out / 'checkpoints').iterdir())
+        self.assertEqual(kept, ['5', '6'])
+        _, _, rest = _state(self.out)
+        self.assertIn(
+            'from step 3: learning_rate 0.02, before 0.01',
+            rest['history']['changes'],
+        )
+
+    def test_another_run_in_the_same_folder_is_refused(self):
+        _train(_config(self.out, num_steps=1))
+        with self.assertRaisesRegex(ValueError, 'a run with batch 8, got 4'):
+            _train(_config(self.out, num_steps=1, batch=4))
+        other = self.out.parent / 'other'
+        other.mkdir()
+        (other / 'thesis.tex').write_text('')
+        with self.assertRaisesRegex(ValueError, 'thesis.tex'):
+            _train(_config(other))
+
+    def test_a_loss_that_is_not_finite_stops_it_with_the_last_good_state(self):
+        read = data.Batches.__next__
+        counted = []
+
+        def broken(self):
+            counted.append(0)
+            return read(self) + (np.nan if len(counted) == 4 else 0)
+
+        with (
+            mock.patch.object(data.Batches, '__next__', broken),
+            self.assertRaisesRegex(ValueError, 'step 4 has a loss of nan'),
+        ):
+            _train(_config(self.out, save_every=100))
+        step, _, rest = _state(self.out)
+        self.assertEqual(step, 3)
+        self.assertEqual(rest['place']['next_index'], 3)
+        # It goes on from there to where it would have got without the fault.
+        _train(_config(self.out, num_steps=6, save_every=100))
+        _train(_config(self.out.parent / 'good', num_steps=6, save_every=100))
+        self.assertEqual(
+            _state(self.out)[1], _state(self.out.parent / 'good')[1]
+        )
+
+    def test_a_new_network_leaves_a_prior_a_page_and_pictures(self):
+        config = _config(
+            self.out,
+            num_steps=2,
+            network={'channel_mult': (1,)},
+            licence='public domain',
+        )
+        with (
+            mock.patch.object(evaluation, '_SAMPLE_STEPS', 2),
+            mock.patch.object(evaluation, '_METHOD_STEPS', 2),
+            mock.patch.object(evaluation, '_TASKS', ('super_resolution',)),
+        ):
+            outcome = loop.train(config, lambda line: None)
+        prior = checkpoint.load_prior(outcome.prior)
+        self.assertEqual(prior.image_shape, (8, 8, 1))
+        card = prior.card
+        self.assertEqual(card['name'], 'run')
+        self.assertEqual(card['licence'], 'public domain')
+        self.assertEqual(card['training']['images_seen'], 16)
+        self.assertEqual((card['num_pictures'], card['num_held_out']), (18, 2))
+        self.assertLen(card['held_out_loss']['t'], 12)
+        self.assertIn('--channel_mult=1', card['training']['command'])
+        # What it keeps is one of the averages, to half precision.
+        _, _, rest = _state(self.out)
+        best = rest['history']['looks'][-1]['best']
+        self.assertIn(best, (0, 1))
+        levels = rest['history']['looks'][-1]['levels'][best]
+        self.assertEqual(levels['error'], card['held_out_loss']['error'])
+        text = (self.out / 'train.html').read_text()
+        self.assertIn('public domain', text)
+        self.assertIn('2 of 2', text)
+        for name in ('samples-00000002', 'restorations', 'pictures'):
+            self.assertTrue((self.out / f'{name}.png').is_file())
+
+
+class EvaluationTest(absltest.TestCase):
+    def test_who_says_nothing_has_an_error_of_one(self):
+        prior = small.prior()
+        zero = jax.tree.map(np.zeros_like, prior.params)
+        images = phantoms.draw(0, 20, side=8)
+        levels = evaluation.by_level(prior.replace(params=zero), images)
+        # 1280 values.
+        np.testing.assert_allclose(levels.error, 1, atol=5 * (2 / 1280) ** 0.5)
+        self.assertEqual(sorted(levels.t), list(levels.t))
+        self.assertEqual(levels.t[-1], 49)
+        self.assertEqual(sorted(levels.noise_std), levels.noise_std)
+
+    def test_the_estimate_is_that_of_the_noise_that_was_added(self):
+        # Of an image of one value the noise is known.
+        prior = small.prior()
+
+        def knows(self, x_t, t):
+            alpha_bar = jax.numpy.asarray(self.alpha_bar)[t]
+            eps = (x_t - alpha_bar**0.5 * 0.25) / (1 - alpha_bar) ** 0.5
+            return evaluation.diffusion.Prediction(eps)
+
+        with mock.patch.object(type(prior), '__call__', knows):
+            levels = evaluation.by_level(
+                prior.replace(num_train_steps=49), np.full((3, 8, 8, 1), 0.25)
+            )
+        np.testing.assert_allclose(levels.error, 0, atol=1e-6)
+        self.assertGreater(min(levels.psnr), 60)
+
+
+class HistoryTest(absltest.TestCase):
+    def test_a_long_history_keeps_its_means_in_fewer_points(self):
+        history = page.History()
+        rng = np.random.default_rng(0)
+        values = rng.uniform(size=5000)
+        for step, value in enumerate(values, 1):
+            history.add({'step': step, 'count': 1, 'total': value})
+        self.assertLess(len(history.losses), 1100)
+        counts = [loss['count'] for loss in history.losses]
+        self.assertEqual(sum(counts), 5000)
+        self.assertEqual(history.losses[-1]['step'], 5000)
+        mean = sum(x['total'] * x['count'] for x in history.losses) / 5000
+        self.assertAlmostEqual(mean, values.mean())
+        self.assertEqual(
+            page.History(**json.loads(json.dumps(history.as_dict()))), history
+        )
+
+
+def _train_here(out):
+    read = data.Batches.__next__
+
+    def slow(self):
+        print('batch', flush=True)
+        time.sleep(0.2)
+        return read(self)
+
+    with mock.patch.object(data.Batches, '__next__', slow):
+        outcome = _train(_config(out), lambda line: print(line, flush=True))
+    print(outcome.words)
+
+
+if __name__ == '__main__':
+    if sys.argv[1:2] == ['train']:
+        _train_here(sys.argv[2])
+    else:
+        absltest.main()

@@ -1,0 +1,185 @@
+"""First parameters, new ones and those of another prior."""
+
+import functools
+import pathlib
+import tempfile
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from invjax.priors import checkpoint, convert
+from invjax.priors.unet import UNet
+from invjax.training import Config, network
+
+_SIDE = 8
+
+
+def _config(**kwargs):
+    given = {
+        'images': 'phantoms:9',
+        'out': 'nowhere',
+        'size': (_SIDE, _SIDE),
+        'channels': 1,
+    }
+    return Config(**{**given, **kwargs})
+
+
+@functools.cache
+def _unet(channels):
+    """A network with random values in all of its layers."""
+    module = UNet(
+        image_size=_SIDE,
+        model_channels=32,
+        channel_mult=(1,),
+        attention_downsamplings=(),
+        head_channels=32,
+        in_channels=channels,
+        out_channels=2 * channels,
+    )
+    x = jnp.zeros((_SIDE, _SIDE, channels))
+    params = jax.jit(module.init)(jax.random.key(0), x, 0)['params']
+    return module, params
+
+
+def _save(folder, channels=3, **fields):
+    module, params = _unet(channels)
+    checkpoint.save_prior(
+        folder,
+        params,
+        {
+            'name': 'before',
+            'sha256': '0' * 64,
+            'architecture': convert.describe(module),
+            'noise_schedule': 'cosine',
+            'num_train_steps': 500,
+            **fields,
+        },
+    )
+
+
+class NewTest(parameterized.TestCase):
+    def test_a_new_network_says_nothing_and_its_blocks_pass_on(self):
+        start = network.make_start(
+            _config(preset='tiny', network={'channel_mult': (1,)}, seed=3)
+        )
+        leaves = flax.traverse_util.flatten_dict(start.prior.params, sep='/')
+        zero = {name for name, leaf in leaves.items() if not np.any(leaf)}
+        for layer in ('out_2', 'out_layers_3', 'proj_out'):
+            found = [n for n in leaves if layer in n]
+            self.assertNotEmpty(found)
+            self.assertContainsSubset(found, zero)
+        kernels = {n for n in leaves if n.endswith('/kernel')}
+        rest = [n for n in kernels if n not in zero]
+        self.assertGreater(len(rest), len(kernels) / 2)
+        prediction = start.prior(jnp.ones((_SIDE, _SIDE, 1)), 7)
+        np.testing.assert_array_equal(prediction.eps, 0)
+        # Half way between the two variances.
+        np.testing.assert_array_equal(prediction.log_variance_fraction, 0.5)
+
+    @parameterized.named_parameters(
+        ('levels', {'network': {'channel_mult': (1, 1, 1, 1, 1)}}, 'by 16'),
+        ('groups', {'network': {'model_channels': 48}}, '48 channels'),
+    )
+    def test_a_network_that_cannot_be_is_refused(self, given, words):
+        with self.assertRaisesRegex(ValueError, words):
+            network.make_start(_config(preset='tiny', **given))
+
+    def test_presets_fit_the_sides_that_they_are_for(self):
+        for preset, side, number in (
+            # The embedded prior's number, and those of the published ADM
+            # networks of 64 and 256 without classes.
+            ('small', 64, 12_323_270),
+            ('adm', 256, 552_814_086),
+        ):
+            config = _config(preset=preset, size=(side, side), channels=3)
+            module = UNet(
+                image_size=side,
+                in_channels=3,
+                out_channels=6,
+                **config.network_fields(),
+            )
+            shapes = convert.flax_shapes(module)
+            self.assertEqual(
+                sum(int(np.prod(shape)) for shape in shapes.values()), number
+            )
+
+
+class OfPriorTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name) / 'prior'
+
+    def test_it_begins_as_that_prior(self):
+        _save(self.folder, licence='CC0')
+        start = network.make_start(_config(init=str(self.folder), channels=3))
+        given = checkpoint.load_prior(self.folder)
+        self.assertEqual(start.prior.noise_schedule, 'cosine')
+        self.assertEqual(start.prior.num_train_steps, 500)
+        self.assertEqual(start.origin['licence'], 'CC0')
+        x = jax.random.normal(jax.random.key(1), (_SIDE, _SIDE, 3))
+        np.testing.assert_array_equal(start.prior(x, 40).eps, given(x, 40).eps)
+
+    @parameterized.parameters((3, 1), (3, 2), (1, 3), (1, 2))
+    def test_channels_that_are_alike_stay_so(self, before, after):
+        _save(self.folder, before)
+        start = network.make_start(
+            _config(init=str(self.folder), channels=after)
+        )
+        given = checkpoint.load_prior(self.folder)
+        x = jax.random.normal(jax.random.key(1), (_SIDE, _SIDE, 1))
+        found = start.prior(jnp.repeat(x, after, axis=-1), 40)
+        expected = given(jnp.repeat(x, before, axis=-1), 40)
+        for one, other in zip(found, expected, strict=True):
+            self.assertEqual(one.shape, (_SIDE, _SIDE, after))
+            mean = other.mean(axis=-1, keepdims=True)
+            np.testing.assert_allclose(
+                one, jnp.repeat(mean, after, axis=-1), atol=1e-5
+            )
+
+    def test_another_size_is_taken(self):
+        _save(self.folder)
+        start = network.make_start(
+            _config(init=str(self.folder), channels=3, size=(16, 16))
+        )
+        self.assertEqual(start.prior.image_shape, (16, 16, 3))
+
+    def test_another_schedule_is_refused(self):
+        _save(self.folder)
+        with self.assertRaisesRegex(ValueError, 'cosine, got linear'):
+            network.make_start(
+                _config(
+                    init=str(self.folder), channels=3, noise_schedule='linear'
+                )
+            )
+
+
+class ConfigTest(parameterized.TestCase):
+    @parameterized.named_parameters(
+        ('size', {'size': (8, 16)}, 'size must be a square'),
+        ('small', {'size': (4, 4)}, '8 pixels or more'),
+        ('channels', {'channels': 4}, 'channels must be 1, 2 or 3, got 4'),
+        ('parts', {'batch': 9, 'accumulate': 2}, 'accumulate must divide'),
+        ('field', {'network': {'depth': 3}}, 'depth is no field'),
+        ('both', {'init': 'faces64', 'preset': 'tiny'}, 'leave out'),
+        ('adm', {'preset': 'adm', 'size': (32, 32)}, '64, 128, 256 pixels'),
+        ('rate', {'learning_rate': 0.0}, 'learning_rate must be above 0'),
+        ('nan', {'clip': float('nan')}, 'clip must be above 0'),
+        ('share', {'held_out': 1.0}, 'held_out must be at least 0 and below'),
+        ('choice', {'weighting': 'snr'}, "simple, min_snr, got 'snr'"),
+        ('steps', {'num_steps': 0}, 'num_steps must be a whole number'),
+        ('part', {'batch': 2.5}, 'batch must be a whole number'),
+        ('lives', {'half_lives': (0, 5)}, 'half_lives must be two'),
+        ('times', {'num_train_steps': 1}, 'num_train_steps must be 2'),
+    )
+    def test_what_cannot_be_is_refused_in_a_sentence(self, given, words):
+        with self.assertRaisesRegex(ValueError, words):
+            _config(**given)
+
+
+if __name__ == '__main__':
+    absltest.main()

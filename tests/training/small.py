@@ -1,0 +1,37 @@
+"""A network of two numbers and a bit, for tests of what is around a network."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from invjax.priors.unet import NetworkPrior
+from invjax.training import network
+
+
+class Small(nn.Module):
+    """As `UNet` for images of one channel, with little in it."""
+
+    image_size: int = 8
+    in_channels: int = 1
+    out_channels: int = 2
+
+    @nn.compact
+    def __call__(self, x, t):
+        h = nn.Conv(4, (3, 3))(x[None])[0]
+        h = nn.silu(h + nn.Dense(4)(jnp.asarray(t, jnp.float32)[None] / 1000))
+        return nn.Dense(self.out_channels)(h)
+
+
+def prior(seed=0, num_train_steps=50):
+    """A prior of it with new parameters."""
+    module = Small()
+    params = module.init(jax.random.key(seed), jnp.zeros((8, 8, 1)), 0)
+    return NetworkPrior(
+        params['params'], module, num_train_steps=num_train_steps
+    )
+
+
+def make_start(config):
+    """In place of `network.make_start`."""
+    del config
+    return network.Start(prior(), 'a small network', None)

@@ -1,0 +1,237 @@
+"""One step: the mean gradient, whatever parts and devices; averages; refusals."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from invjax import schedule
+from invjax.training import Config
+from invjax.training import step as steps
+from tests.training import small
+
+_BATCH = 8
+
+
+def _config(**kwargs):
+    given = {
+        'images': 'phantoms:100',
+        'out': 'nowhere',
+        'size': (8, 8),
+        'channels': 1,
+        'preset': 'tiny',
+        'batch': _BATCH,
+        'learning_rate': 0.01,
+        'warm_up': 0,
+        'pooled_weight': 0.5,
+    }
+    return Config(**{**given, **kwargs})
+
+
+def _images(seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.uniform(-1, 1, (_BATCH, 8, 8, 1)).astype(np.float32)
+
+
+def _run(config, number=3, devices=None, images=_images):
+    """The state and metrics after some steps."""
+    prior = small.prior()
+    mesh = steps.make_mesh(config, devices)
+    compiled = steps.compile_step(config, prior, mesh)
+    state = jax.device_put(
+        steps.first_state(config, prior.params), steps.replicated(mesh)
+    )
+    for i in range(number):
+        batch = jax.device_put(images(i), steps.sharded(mesh))
+        state, metrics = compiled.run(state, batch)
+    return jax.device_get(state), jax.device_get(metrics)
+
+
+def assert_trees_close(actual, expected, tolerance):
+    for one, other in zip(
+        jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=0, atol=tolerance)
+
+
+class StepTest(parameterized.TestCase):
+    def test_the_gradient_is_the_mean_of_each_images(self):
+        prior = small.prior()
+        terms = steps.terms_of(_config())
+        rows = schedule.reverse_steps(prior.alpha_bar)
+        noise = np.random.default_rng(1).standard_normal((_BATCH, 8, 8, 1))
+        t = np.arange(0, 50, 50 // _BATCH)[:_BATCH]
+
+        def gradient(part):
+            return jax.grad(steps.batch_loss, has_aux=True)(
+                prior.params,
+                prior,
+                rows,
+                terms,
+                _images()[part],
+                t[part],
+                noise[part].astype(np.float32),
+            )[0]
+
+        together = gradient(slice(None))
+        each = [gradient(slice(i, i + 1)) for i in range(_BATCH)]
+        mean = jax.tree.map(lambda *leaves: sum(leaves) / _BATCH, *each)
+        assert_trees_close(together, mean, 1e-5)
+
+    def test_parts_change_nothing_but_the_rounding(self):
+        whole, seen = _run(_config())
+        parts, seen_of_parts = _run(_config(accumulate=4))
+        assert_trees_close(seen_of_parts, seen, 1e-5)
+        # Adam divides by the gradient's size, and so enlarges rounding.
+        assert_trees_close(parts.params, whole.params, 1e-4)
+
+    def test_two_devices_have_the_step_of_one(self):
+        # Devices are made when JAX starts.
+        done = subprocess.run(
+            [sys.executable, __file__, 'devices'],
+            env={
+                **os.environ,
+                'XLA_FLAGS': '--xla_force_host_platform_device_count=2',
+                'PYTHONPATH': os.pathsep.join(
+                    [str(pathlib.Path(__file__).parents[2]), *sys.path]
+                ),
+            },
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn('2 devices agree with 1', done.stdout)
+
+    def test_it_learns(self):
+        config = _config(pooled_weight=0.0)
+        _, before = _run(config, 1)
+        _, after = _run(config, 200)
+        self.assertLess(after.loss.total, 0.9 * before.loss.total)
+
+    def test_what_is_not_finite_moves_nothing_from_then_on(self):
+        def images(i):
+            return _images(i) + (np.nan if i == 2 else 0)
+
+        good, _ = _run(_config(), 2)
+        state, seen = _run(_config(), 4, images=images)
+        self.assertFalse(seen.is_finite)
+        self.assertFalse(state.is_finite)
+        self.assertEqual(state.step, 2)
+        assert_trees_close(state.params, good.params, 0)
+        assert_trees_close(state.averages, good.averages, 0)
+        assert_trees_close(state.optimizer, good.optimizer, 0)
+
+    def test_other_steps_have_other_noise(self):
+        # Without learning, only noise and timesteps differ.
+        losses = {
+            float(
+                _run(
+                    _config(learning_rate=1e-30), n, images=lambda i: _images()
+                )[1].loss.total
+            )
+            for n in (1, 2, 3)
+        }
+        self.assertLen(losses, 3)
+
+    def test_devices_that_cannot_share_a_batch_are_refused(self):
+        with self.assertRaisesRegex(ValueError, 'cannot be shared by 3'):
+            steps.make_mesh(_config(), jax.devices() * 3)
+
+
+class TimestepsTest(parameterized.TestCase):
+    def test_every_batch_has_all_levels_and_every_place_has_all_timesteps(self):
+        keys = jax.random.split(jax.random.key(0), 4000)
+        t = jax.vmap(lambda key: steps.draw_timesteps(key, 5, 20))(keys)
+        # Within a fifth of the circle from one to the next.
+        for batch in np.sort(t[:100], axis=1):
+            gaps = np.diff([*batch, batch[0] + 20])
+            self.assertLessEqual(gaps.max(), 8)
+        for place in range(5):
+            counts = np.bincount(t[:, place], minlength=20)
+            self.assertLen(counts, 20)
+            # 200 each, to five standard errors.
+            np.testing.assert_allclose(counts, 200, atol=5 * 200**0.5)
+
+
+class AverageTest(parameterized.TestCase):
+    def test_half_is_forgotten_within_a_half_life(self):
+        config = _config(half_lives=(80, 160))
+        state = steps.first_state(config, {'w': jnp.zeros(3)})
+        # Long after the beginning.
+        state = state.replace(step=jnp.asarray(10_000))
+        for _ in range(80 // _BATCH):
+            averages = steps.average(config, state, {'w': jnp.ones(3)})
+            state = state.replace(averages=averages, step=state.step + 1)
+        np.testing.assert_allclose(state.averages[0]['w'], 1 / 2, rtol=1e-5)
+        np.testing.assert_allclose(
+            state.averages[1]['w'], 1 - 0.5**0.5, rtol=1e-5
+        )
+
+    def test_the_first_parameters_are_soon_forgotten(self):
+        config = _config(half_lives=(10**6, 10**7))
+        state = steps.first_state(config, {'w': jnp.zeros(3)})
+        for i in range(40):
+            averages = steps.average(config, state, {'w': jnp.ones(3)})
+            state = state.replace(averages=averages, step=jnp.asarray(i + 1))
+        for average in state.averages:
+            np.testing.assert_allclose(average['w'], 1, atol=1e-4)
+
+
+class OptimizerTest(parameterized.TestCase):
+    @parameterized.parameters(
+        ('none', 1.0, 1.0), ('cosine', 0.5, 0.0), ('linear', 0.5, 0.0)
+    )
+    def test_the_rate_rises_and_falls(self, decay, half_way, end):
+        config = _config(
+            decay=decay, warm_up=10, num_steps=110, learning_rate=2.0
+        )
+        rate = steps.learning_rate(config)
+        self.assertGreater(rate(0), 0)
+        rising = [float(rate(i)) for i in range(11)]
+        np.testing.assert_allclose(np.diff(rising), rising[1] - rising[0], 1e-4)
+        np.testing.assert_allclose(rate(10), 2.0)
+        np.testing.assert_allclose(rate(60), 2.0 * half_way, rtol=1e-4)
+        np.testing.assert_allclose(rate(110), 2.0 * end, atol=1e-5)
+
+    def test_kernels_alone_decay_and_long_gradients_are_cut(self):
+        config = _config(weight_decay=0.1, learning_rate=0.5)
+        params = {'kernel': jnp.ones((2, 2)), 'bias': jnp.ones(2)}
+        optimizer = steps.make_optimizer(config)
+        nothing = jax.tree.map(jnp.zeros_like, params)
+        updates, _ = optimizer.update(nothing, optimizer.init(params), params)
+        np.testing.assert_allclose(updates['kernel'], -0.05, rtol=1e-6)
+        np.testing.assert_array_equal(updates['bias'], 0)
+
+        # What Adam remembers of a gradient of norm 300 is that of one of 3.
+        config = _config(clip=3.0)
+        optimizer = steps.make_optimizer(config)
+        one = jax.tree.map(jnp.zeros_like, params)
+        one['bias'] = jnp.array([300.0, 0.0])
+        _, state = optimizer.update(one, optimizer.init(params), params)
+        moments = [
+            leaf for leaf in jax.tree.leaves(state) if leaf.shape == (2,)
+        ]
+        np.testing.assert_allclose(moments[0], [0.3, 0], rtol=1e-5)
+
+
+def _compare_devices():
+    one, seen_of_one = _run(_config(), devices=jax.devices()[:1])
+    for accumulate in (1, 2):
+        both, seen = _run(_config(accumulate=accumulate))
+        assert_trees_close(seen, seen_of_one, 1e-5)
+        assert_trees_close(both, one, 1e-4)
+    print(f'{len(jax.devices())} devices agree with 1')
+
+
+if __name__ == '__main__':
+    if sys.argv[1:] == ['devices']:
+        _compare_devices()
+    else:
+        absltest.main()
