@@ -243,7 +243,27 @@ class FourierEmbedding(nn.Module):
         return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)])
 
 
-def prepare(network, params: dict, image_shape: tuple[int, int, int]) -> dict:
+class LabelEmbedding(nn.Module):
+    """A vector for each class of images."""
+
+    num_classes: int
+    features: int
+
+    @nn.compact
+    def __call__(self, label):
+        """Embed a class, (), from 0: (features,) float32."""
+        # Transposed as that of a linear layer, so that it is converted as one.
+        kernel = self.param(
+            'kernel',
+            nn.initializers.normal(),
+            (self.features, self.num_classes),
+        )
+        return kernel[:, label]
+
+
+def prepare(
+    network, params: dict, image_shape: tuple[int, int, int], *others
+) -> dict:
     """Kernels for `Conv`, transformed ahead of time, for images of one size.
 
     Most convolutions then run by `winograd.conv`, to float32 rounding the same
@@ -251,10 +271,11 @@ def prepare(network, params: dict, image_shape: tuple[int, int, int]) -> dict:
     times as large, through which no gradient flows back to the parameters.
 
     Args:
-        network: made of these blocks, with `dtype`; called with an image and a
-            time.
+        network: made of these blocks, with `dtype`; called with an image, a
+            time, and others.
         params: its parameters.
         image_shape: (H, W, C).
+        *others: what the network is called with besides.
 
     Returns:
         The collection `prepared` of the network.
@@ -270,8 +291,10 @@ def prepare(network, params: dict, image_shape: tuple[int, int, int]) -> dict:
         )
 
     @jax.jit
-    def prepared(params, x, t):
-        _, made = network.apply({'params': params}, x, t, mutable=['prepared'])
+    def prepared(params, x, t, *others):
+        _, made = network.apply(
+            {'params': params}, x, t, *others, mutable=['prepared']
+        )
         return made.get('prepared', {})
 
-    return prepared(params, jnp.zeros(image_shape), 1)
+    return prepared(params, jnp.zeros(image_shape), 1, *others)

@@ -30,6 +30,7 @@ _INFERRED = (
     'resample',
     'in_channels',
     'out_channels',
+    'num_classes',
 )
 OVERRIDES = (
     'image_size',
@@ -96,6 +97,7 @@ def network_from_description(description: dict, **overrides) -> UNet:
         network.num_heads,
         len(network.channel_mult),
         len(network.attention_downsamplings),
+        network.num_classes or 0,
     )
     if not (
         all(isinstance(n, int) and 0 <= n <= 2**16 for n in counts)
@@ -272,6 +274,7 @@ def _infer(shapes) -> dict:
         if f'{name}.1.qkv.weight' in shapes:
             attended.append(2**level)
     embedding = shapes['input_blocks.1.0.emb_layers.1.weight'][0]
+    num_classes, *_ = shapes.get('label_emb.weight', (None,))
     return {
         'model_channels': model_channels,
         'channel_mult': tuple(_multiple(c, model_channels) for c in channels),
@@ -281,6 +284,7 @@ def _infer(shapes) -> dict:
         'resample': resample,
         'in_channels': shapes['input_blocks.0.0.weight'][1],
         'out_channels': shapes['out.2.weight'][0],
+        'num_classes': num_classes,
     }
 
 
@@ -355,6 +359,8 @@ def expected_shapes(network: UNet) -> dict[str, tuple[int, ...]]:
     embedding = 4 * network.model_channels
     layer('time_embed.0', embedding, network.model_channels)
     layer('time_embed.2', embedding, embedding)
+    if network.num_classes is not None:
+        shapes['label_emb.weight'] = (network.num_classes, embedding)
     layer('input_blocks.0.0', widths[0], network.in_channels, 3, 3)
     channels, skips = widths[0], [widths[0]]
     for level in range(len(widths)):
@@ -422,8 +428,6 @@ def mismatch(shapes: dict[str, tuple[int, ...]], network: UNet) -> str | None:
         for names, fault, shown in faults
         if names
     ]
-    if 'label_emb.weight' in left_over:
-        parts.append('it is class-conditional, and a prior knows no classes')
     return f'of its tensors, {"; ".join(parts)}' if parts else None
 
 

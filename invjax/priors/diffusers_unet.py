@@ -261,6 +261,7 @@ class UNet2D(nn.Module):
                     True, None, self.norm_eps, name=f'{name}_skip_norm'
                 )(h)
                 shown = conv(self.in_channels, name=f'{name}_skip_conv')(shown)
+                shown = shown.astype(jnp.float32)
                 picture = shown if picture is None else picture + shown
                 h = resnet(
                     f'{name}_resnet_up',

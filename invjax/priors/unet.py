@@ -41,6 +41,7 @@ class UNet(nn.Module):
         out_channels: `in_channels`, or twice that with a learned variance.
         timestep_scale: what its timesteps are multiplied by. Networks that were
             trained with `rescale_timesteps` have 1000 / T here.
+        num_classes: classes of images that it tells apart; None for none.
         dtype: of the computation; norms, softmax, and output are float32.
         remat: whether the gradient recomputes each block rather than keep what
             is inside of it (`jax.checkpoint`).
@@ -59,6 +60,7 @@ class UNet(nn.Module):
     in_channels: int = 3
     out_channels: int = 6
     timestep_scale: float = 1.0
+    num_classes: int | None = None
     dtype: jnp.dtype = jnp.float32
     remat: bool = False
 
@@ -68,16 +70,24 @@ class UNet(nn.Module):
         return tuple(int(m * self.model_channels) for m in self.channel_mult)
 
     @nn.compact
-    def __call__(self, x, t):
+    def __call__(self, x, t, label=None):
         """The raw output of the network.
 
         Args:
             x: (H, W, in_channels), the noisy image.
             t: () timestep of training, 0 to T - 1, integer or float.
+            label: () class, 0 to num_classes - 1; None where there are none.
 
         Returns:
             (H, W, out_channels) float32.
+
+        Raises:
+            ValueError: if there is a label and no classes, or the other way
+                round.
         """
+        if self.is_initializing() and self.num_classes is not None:
+            label = 0
+        _check_label(self.num_classes, label)
         wrap = nn.remat if self.remat else lambda module: module
         res_block = functools.partial(
             wrap(ResBlock), scale_shift=self.scale_shift, dtype=self.dtype
@@ -113,6 +123,11 @@ class UNet(nn.Module):
         embedding = blocks.timestep_embedding(t, self.model_channels)
         embedding = nn.silu(dense(name='time_embed_0')(embedding))
         embedding = dense(name='time_embed_2')(embedding)
+        if label is not None:
+            classes = blocks.LabelEmbedding(
+                self.num_classes, 4 * self.model_channels, name='label_emb'
+            )
+            embedding = embedding + classes(label).astype(self.dtype)
 
         conv = functools.partial(Conv, dtype=self.dtype)
         h = conv(self.level_channels[0], name='input_blocks_0_0')(x)
@@ -146,6 +161,19 @@ class UNet(nn.Module):
         return h.astype(jnp.float32)
 
 
+def _check_label(num_classes, label):
+    if num_classes is None and label is not None:
+        raise ValueError(
+            f'the network tells no classes apart, so it takes no label, got '
+            f'{label}.'
+        )
+    if num_classes is not None and label is None:
+        raise ValueError(
+            'the network needs the class of the image, a label from 0 to '
+            f'{num_classes - 1}; see NetworkPrior.with_label.'
+        )
+
+
 @flax.struct.dataclass
 class NetworkPrior:
     """A trained U-Net as a prior: a pytree whose leaves are its parameters.
@@ -158,6 +186,8 @@ class NetworkPrior:
         num_train_steps: T, static.
         prepared: what `prepare` made of the parameters, or nothing.
         card: what is known of it, where it was loaded. Static.
+        label: () int32, the class of the images; None where the network has no
+            classes (`with_label`).
     """
 
     params: dict
@@ -166,6 +196,7 @@ class NetworkPrior:
     num_train_steps: int = flax.struct.field(pytree_node=False, default=1000)
     prepared: dict = flax.struct.field(default_factory=dict)
     card: Card | None = flax.struct.field(pytree_node=False, default=None)
+    label: jax.Array | None = None
 
     def bare(self) -> 'NetworkPrior':
         """Without its card: priors of one network share compiled programs."""
@@ -195,6 +226,24 @@ class NetworkPrior:
         betas = schedule.SCHEDULES[self.noise_schedule](self.num_train_steps)
         return schedule.alpha_bars(betas)
 
+    def with_label(self, label: int) -> 'NetworkPrior':
+        """The same prior, for images of one class.
+
+        Args:
+            label: from 0 to the network's num_classes - 1.
+
+        Raises:
+            ValueError: if there is no such class.
+        """
+        num_classes = self.network.num_classes
+        _check_label(num_classes, label)
+        if label != int(label) or not 0 <= label < num_classes:
+            raise ValueError(
+                f'label must be a whole number from 0 to {num_classes - 1}, '
+                f'got {label}.'
+            )
+        return self.replace(label=jnp.int32(label))
+
     def prepare(self) -> 'NetworkPrior':
         """The same prior, faster on a CPU, for images of its size.
 
@@ -206,13 +255,16 @@ class NetworkPrior:
             ValueError: if the network does not compute in float32, whose
                 rounding the transforms need.
         """
-        prepared = blocks.prepare(self.network, self.params, self.image_shape)
+        label = None if self.network.num_classes is None else jnp.int32(0)
+        prepared = blocks.prepare(
+            self.network, self.params, self.image_shape, label
+        )
         return self.replace(prepared=prepared)
 
     def __call__(self, x_t: jax.Array, t: jax.typing.ArrayLike) -> Prediction:
         """Predict the noise in one image, (H, W, C), at a timestep, ()."""
         variables = {'params': self.params, 'prepared': self.prepared}
-        out = self.network.apply(variables, x_t, t)
+        out = self.network.apply(variables, x_t, t, self.label)
         if self.network.out_channels == self.network.in_channels:
             return Prediction(out)
         eps, fraction = jnp.split(out, 2, axis=-1)

@@ -291,22 +291,27 @@ class ConversionTest(parameterized.TestCase):
         ):
             convert.convert(state_dict, head_channels=16)
 
-    def test_a_class_conditional_network_is_said_to_be_one(self):
+    def test_the_number_of_classes_is_read_off(self):
         state_dict = numbered_state_dict(_NETWORK)
-        state_dict['label_emb.weight'] = np.zeros((10, 128), np.float32)
-        with self.assertRaisesRegex(ValueError, 'it is class-conditional'):
-            convert.convert(state_dict, head_channels=16)
+        self.assertIsNone(
+            convert.convert(state_dict, head_channels=16)[1].num_classes
+        )
+        rows = np.arange(1280, dtype=np.float32).reshape(10, 128)
+        state_dict['label_emb.weight'] = rows
+        params, network = convert.convert(state_dict, head_channels=16)
+        self.assertEqual(network.num_classes, 10)
+        np.testing.assert_array_equal(params['label_emb']['kernel'].T, rows)
 
     def test_a_missing_a_left_over_and_a_misshapen_tensor_are_named(self):
         state_dict = numbered_state_dict(_NETWORK)
         del state_dict['middle_block.0.in_layers.0.bias']
-        state_dict['label_emb.weight'] = np.zeros((10, 128), np.float32)
+        state_dict['input_blocks.9.0.bias'] = np.zeros(7, np.float32)
         state_dict['out.2.bias'] = np.zeros(7, np.float32)
         with self.assertRaises(ValueError) as caught:
             convert.convert(state_dict, head_channels=16)
         message = str(caught.exception)
         self.assertIn('1 missing (middle_block.0.in_layers.0.bias)', message)
-        self.assertIn('1 left over (label_emb.weight)', message)
+        self.assertIn('1 left over (input_blocks.9.0.bias)', message)
         self.assertIn('1 of another shape (out.2.bias (7,), not (6,))', message)
         # Nothing fits, and the nearest is the one that was damaged.
         self.assertIn('the nearest architecture', message)

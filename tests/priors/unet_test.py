@@ -207,5 +207,70 @@ class NetworkPriorTest(parameterized.TestCase):
             )
 
 
+class LabelTest(absltest.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.network = UNet(
+            image_size=8,
+            model_channels=32,
+            channel_mult=(1,),
+            attention_downsamplings=(),
+            head_channels=32,
+            num_classes=5,
+        )
+        self.state_dict = recipe_state_dict(self.network)
+        params, _ = convert.convert(self.state_dict, self.network)
+        self.prior = NetworkPrior(params, self.network)
+        self.x = np.random.default_rng(0).standard_normal(
+            (8, 8, 3), dtype=np.float32
+        )
+
+    def test_a_label_adds_its_row_to_the_embedding(self):
+        self.assertEqual(self.state_dict['label_emb.weight'].shape, (5, 128))
+        plain = self.network.clone(num_classes=None)
+        for label in (0, 3):
+            # The same as a bias of the last layer of the embedding.
+            moved = dict(self.state_dict)
+            row = moved.pop('label_emb.weight')[label]
+            moved['time_embed.2.bias'] = moved['time_embed.2.bias'] + row
+            params, _ = convert.convert(moved, plain)
+            expected = NetworkPrior(params, plain)(self.x, 250)
+            found = self.prior.with_label(label)(self.x, 250)
+            np.testing.assert_allclose(found.eps, expected.eps, atol=1e-5)
+
+    def test_another_label_does_not_compile_anew(self):
+        traces = []
+
+        @jax.jit
+        def ask(prior):
+            traces.append(prior)
+            return prior(self.x, 250).eps
+
+        outs = [ask(self.prior.with_label(label)) for label in (0, 1)]
+        self.assertLen(traces, 1)
+        self.assertGreater(np.abs(outs[0] - outs[1]).max(), 1e-3)
+
+    def test_prepared_kernels_serve_every_label(self):
+        prior = self.prior.prepare().with_label(2)
+        self.assertNotEmpty(prior.prepared)
+        np.testing.assert_allclose(
+            prior(self.x, 250).eps,
+            self.prior.with_label(2)(self.x, 250).eps,
+            atol=1e-4,
+        )
+
+    def test_labels_that_do_not_fit_are_refused(self):
+        with self.assertRaisesRegex(ValueError, 'a label from 0 to 4'):
+            self.prior(self.x, 250)
+        for label in (5, -1, 0.5):
+            with self.assertRaisesRegex(
+                ValueError, f'from 0 to 4, got {label}'
+            ):
+                self.prior.with_label(label)
+        plain = self.prior.replace(network=self.network.clone(num_classes=None))
+        with self.assertRaisesRegex(ValueError, 'takes no label, got 1'):
+            plain.with_label(1)
+
+
 if __name__ == '__main__':
     absltest.main()
