@@ -90,7 +90,15 @@ class ADMMTV(Method):
         z = _shrink(differences + state.u, self.weight / self.rho)
         u = state.u + differences - z
         pull = operator.adjoint(problem.residual(solved))
+        # b - M x by parts that are there already.
+        left = pull + noise_var * self.rho * _transpose(
+            state.z - state.u - differences
+        )
         info = observe(x, solved, solved, pull, problem)
+        info = info._replace(
+            solver_residual=jnp.linalg.norm(left)
+            / jnp.maximum(jnp.linalg.norm(right), 1e-12)
+        )
         return solved, _State(z, u), info
 
 

@@ -309,10 +309,11 @@ def repeat_step(
 
 
 def observe(x_t, x0_hat, prior_x_s, guidance, problem: Problem) -> Info:
-    """Info of a step; all images are (H, W, C)."""
+    """Info of a step that solved no linear system; images are (H, W, C)."""
     return Info(
         residual=jnp.linalg.norm(problem.residual(x0_hat)),
         prior_step=jnp.linalg.norm(prior_x_s - x_t),
         guidance=jnp.linalg.norm(guidance),
         clipped=jnp.mean(jnp.abs(x0_hat) >= 1),
+        solver_residual=jnp.zeros(()),
     )

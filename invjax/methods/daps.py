@@ -66,8 +66,9 @@ class DAPS(Method):
         is_last = step.noise_var_s == 0
 
         def clean(problem):
+            """The clean image, and what its linear system was left with."""
             if self.draw == 'langevin':
-                return _langevin(
+                x_0 = _langevin(
                     key_draw,
                     x0_hat,
                     variance,
@@ -76,18 +77,25 @@ class DAPS(Method):
                     self.langevin_size,
                     heat=jnp.where(is_last, 0.0, 1.0),
                 )
-            return jnp.where(
-                is_last,
-                consistency.nearest(problem, x0_hat, variance),
-                consistency.draw(key_draw, problem, x0_hat, variance),
+                return x_0, jnp.zeros(())
+            mean = consistency.solve_nearest(problem, x0_hat, variance)
+            drawn = consistency.solve_draw(key_draw, problem, x0_hat, variance)
+            return (
+                jnp.where(is_last, mean.x, drawn.x),
+                jnp.where(
+                    is_last, mean.relative_residual, drawn.relative_residual
+                ),
             )
 
         noise = jax.random.normal(key_noise, x_t.shape)
-        x_s = diffuse(clean(problem), step.alpha_bar_s, noise)
+        x_0, solver_residual = clean(problem)
+        x_s = diffuse(x_0, step.alpha_bar_s, noise)
         nothing = nothing_measured(x_t.shape)
         nothing = nothing.replace(noise_std=problem.noise_std)
-        plain = diffuse(clean(nothing), step.alpha_bar_s, noise)
-        return x_s, state, observe(x_t, x0_hat, plain, x_s - plain, problem)
+        plain_x_0, _ = clean(nothing)
+        plain = diffuse(plain_x_0, step.alpha_bar_s, noise)
+        info = observe(x_t, x0_hat, plain, x_s - plain, problem)
+        return x_s, state, info._replace(solver_residual=solver_residual)
 
 
 def _flow(x_t, step, prior, num_steps):

@@ -10,7 +10,11 @@ would exceed the noise that x_s has, L < 1 brings it down to that, and the noise
 that is added is what is missing to it (their eq. 17-19, one singular value at a
 time). Without noise the two are one.
 
-With `travel` above 1 each step is undone by fresh noise and taken again.
+With `travel` above 1 each step is undone by fresh noise and taken again: their
+time travel with a length of one step. In the authors' code (wyhuai/DDNM,
+`functions/svd_ddnm.py`) it is x0_hat that is noised anew and not x_s, and the step
+is no ancestral one: of the noise of x_s a share eta = 0.85 is fresh, and the rest
+the predicted one.
 """
 
 import jax

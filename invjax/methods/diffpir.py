@@ -9,6 +9,11 @@ Half-quadratic splitting with the network as denoiser (their Algorithm 1):
 
 with s_t^2 = (1 - alpha_bar_t) / alpha_bar_t. Their zeta is called `mix` here,
 since `zeta` is the step size of DPS.
+
+The authors' scripts (yuanzhi-zhu/DiffPIR) start from the diffused measurement, take
+timesteps whose square roots are spread evenly (`num_steps='quad20'`), leave the
+first line out on the last step, and put measured pixels back into the picture at
+the end. Here x_T is noise, and every step has all three lines.
 """
 
 import jax
@@ -43,9 +48,12 @@ class DiffPIR(Method):
         prediction = prior(x_t, step.t)
         x0_hat = self.transition.estimate(x_t, prediction, step)
         variance = step.noise_var_t / step.alpha_bar_t / self.lam
-        z = consistency.nearest(problem, x0_hat, variance)
+        solved = consistency.solve_nearest(problem, x0_hat, variance)
         noise = jax.random.normal(key, x_t.shape)
         x_s, plain = (
-            renoise(x_t, x_0, step, self.mix, noise) for x_0 in (z, x0_hat)
+            renoise(x_t, x_0, step, self.mix, noise)
+            for x_0 in (solved.x, x0_hat)
         )
-        return x_s, state, observe(x_t, x0_hat, plain, x_s - plain, problem)
+        info = observe(x_t, x0_hat, plain, x_s - plain, problem)
+        info = info._replace(solver_residual=solved.relative_residual)
+        return x_s, state, info

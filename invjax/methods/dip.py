@@ -13,7 +13,10 @@ without truth, a windowed variance of outputs, of Wang et al., 2021, needs a
 window and a patience, which are as hard to choose as a number of iterations.)
 
 The image x is the outputs' exponential average, as in the authors' code, and
-its residual is what counts for stopping.
+its residual is what counts for stopping. That code (DmitryUlyanov/
+deep-image-prior) averages more slowly, with a share of 0.99, adds fresh noise to
+the fixed numbers in each iteration, has five levels of 128 channels, and stops
+after a number of iterations that is chosen for the picture.
 
 A row of the schedule is `iterations` of Adam; its timestep is not read, nor is
 the prior. In Info `prior_step` is how far x moved, and `guidance` the norm of

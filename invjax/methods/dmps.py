@@ -8,6 +8,8 @@ without a pass back through the network (their eq. 12):
         (y - A x_t / sqrt(alpha_bar_t)) / sqrt(alpha_bar_t)
 
     x_s <- x_s + strength beta / sqrt(1 - beta) g
+
+as in the authors' code (mengxiangming/dmps), whose `scale` is our strength.
 """
 
 import jax.numpy as jnp
@@ -37,7 +39,7 @@ class DMPS(Method):
         prediction = prior(x_t, step.t)
         x0_hat = self.transition.estimate(x_t, prediction, step)
         signal = jnp.sqrt(step.alpha_bar_t)
-        score = consistency.correction(
+        solved = consistency.solve_correction(
             problem,
             problem.residual(x_t / signal),
             step.noise_var_t / step.alpha_bar_t,
@@ -51,6 +53,7 @@ class DMPS(Method):
             step,
             problem,
             self.transition,
-            guidance=size * score / signal,
+            guidance=size * solved.x / signal,
         )
+        info = info._replace(solver_residual=solved.relative_residual)
         return x_s, state, info

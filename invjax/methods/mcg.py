@@ -4,6 +4,10 @@ The step of DPS, then a projection onto the measurement as noisy as x_s is:
 
     x_s <- x_s - zeta grad_{x_t} ||y - A x0_hat||,
     x_s <- x_s + A^+ (y_s - A x_s),   y_s = sqrt(alpha_bar_s) y + sqrt(1 - alpha_bar_s) A n
+
+The paper has the square of the norm; the authors' code for inpainting
+(HJ-harry/MCG_diffusion) has the norm, as here, with a step size of 1. It noises the
+known pixels to the level of x_t and not to that of x_s.
 """
 
 import jax
@@ -40,6 +44,9 @@ class MCG(Method):
                 problem.y, step.alpha_bar_s, problem.operator.forward(noise)
             )
         )
-        projected = consistency.project(noisy, x_s)
-        change = jnp.linalg.norm(projected - x_s)
-        return projected, state, info._replace(guidance=info.guidance + change)
+        solved = consistency.solve_project(noisy, x_s)
+        info = info._replace(
+            guidance=info.guidance + jnp.linalg.norm(solved.x - x_s),
+            solver_residual=solved.relative_residual,
+        )
+        return solved.x, state, info

@@ -55,9 +55,10 @@ class PiGDM(Method):
     def update(self, key, x_t, state, step, problem, prior):
         x0_hat, transpose, prediction = estimate_and_transpose(x_t, step, prior)
         variance = self.spread**2 * step.noise_var_t
-        score = transpose(
-            consistency.correction(problem, problem.residual(x0_hat), variance)
+        solved = consistency.solve_correction(
+            problem, problem.residual(x0_hat), variance
         )
+        score = transpose(solved.x)
         if self.weighting == 'paper':
             if self.transition.clip:
                 x0_hat = jnp.clip(x0_hat, -1, 1)
@@ -72,21 +73,22 @@ class PiGDM(Method):
                 self.transition,
                 guidance=self.strength * signal * variance * score,
             )
-            return x_s, state, info
-        shift = (
-            self.strength
-            * step.noise_var_t
-            / jnp.sqrt(step.alpha_bar_t)
-            * score
-        )
-        x_s, info = corrected_step(
-            key,
-            x_t,
-            x0_hat,
-            x0_hat + shift,
-            prediction,
-            step,
-            problem,
-            self.transition,
-        )
+        else:
+            shift = (
+                self.strength
+                * step.noise_var_t
+                / jnp.sqrt(step.alpha_bar_t)
+                * score
+            )
+            x_s, info = corrected_step(
+                key,
+                x_t,
+                x0_hat,
+                x0_hat + shift,
+                prediction,
+                step,
+                problem,
+                self.transition,
+            )
+        info = info._replace(solver_residual=solved.relative_residual)
         return x_s, state, info

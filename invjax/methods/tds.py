@@ -9,6 +9,11 @@ K particles follow guided steps, and are weighted for what guidance gets wrong,
 and resampled by their weights (their Algorithm 1). So it is a sequential Monte
 Carlo sampler of p(x_0 | y), exact as K grows, whatever p~ is before the last
 step. One particle of the last generation is what is returned.
+
+The authors' code for images (blt2114/twisted_diffusion_sampler) is for noiseless
+inpainting, with r_t^2 = tau^2 s_t^2 / (tau^2 + s_t^2), s_t^2 = (1 - alpha_bar_t) /
+alpha_bar_t and tau^2 = 0.12; ours is that of tau = 1. It resamples systematically
+at each step, as here.
 """
 
 import jax
@@ -56,12 +61,10 @@ class TDS(Method):
             if self.transition.clip:
                 x0_hat = jnp.clip(x0_hat, -1, 1)
             variance = self.spread**2 * step.noise_var_t
-            return _log_likelihood(problem, x0_hat, variance, noise_var), (
-                x0_hat,
-                prediction,
-            )
+            found, left = _log_likelihood(problem, x0_hat, variance, noise_var)
+            return found, (x0_hat, prediction, left)
 
-        (twist, (x0_hat, prediction)), gradient = jax.vmap(
+        (twist, (x0_hat, prediction, left)), gradient = jax.vmap(
             jax.value_and_grad(log_likelihood, has_aux=True)
         )(x_t)
         chosen = _resample(key_resample, log_weights + twist)
@@ -87,23 +90,25 @@ class TDS(Method):
             x_t, x0_hat, plain, x_s - plain
         )
         info = jax.tree.map(jnp.mean, infos)
+        info = info._replace(solver_residual=jnp.max(left))
         return x_s, log_ratio - twist, info
 
     def finish(self, key, x, log_weights, problem):
         noise_var = jnp.maximum(problem.noise_std**2, _LEAST_NOISE_VAR)
         exact = jax.vmap(
-            lambda x: _log_likelihood(problem, x, jnp.zeros(()), noise_var)
+            lambda x: _log_likelihood(problem, x, jnp.zeros(()), noise_var)[0]
         )(x)
         return x[jax.random.categorical(key, log_weights + exact)]
 
 
 def _log_likelihood(problem, x0_hat, variance, noise_var):
-    """log N(y; A x0_hat, sigma^2 I + r^2 A A^T), but for a constant."""
+    """log N(y; A x0_hat, sigma^2 I + r^2 A A^T), but for a constant, and what
+    its linear system was left with."""
     residual = problem.residual(x0_hat)
-    return (
-        -consistency.squared_distance(problem, residual, variance, noise_var)
-        / 2
+    solved = consistency.solve_squared_distance(
+        problem, residual, variance, noise_var
     )
+    return -solved.x / 2, solved.relative_residual
 
 
 def _resample(key, log_weights):

@@ -61,9 +61,10 @@ class TMPD(Method):
             variance = to_x0 * transpose(jnp.ones_like(x_t))
         variance = jnp.maximum(variance, _LEAST * step.noise_var_t)
         variance = jax.lax.stop_gradient(variance)
-        score = transpose(
-            consistency.correction(problem, problem.residual(x0_hat), variance)
+        solved = consistency.solve_correction(
+            problem, problem.residual(x0_hat), variance
         )
+        score = transpose(solved.x)
         x_s, info = corrected_step(
             key,
             x_t,
@@ -74,6 +75,7 @@ class TMPD(Method):
             problem,
             self.transition,
         )
+        info = info._replace(solver_residual=solved.relative_residual)
         return x_s, state, info
 
 

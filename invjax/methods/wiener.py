@@ -94,13 +94,16 @@ class Wiener(Method):
             coefficients = variances * jax.scipy.fft.dctn(x, norm='ortho')
             return jax.scipy.fft.idctn(coefficients, norm='ortho')
 
-        z = consistency.nearest(
+        solved = consistency.solve_nearest(
             problem, x0_hat, covariance, max_steps=_MAX_STEPS
         )
+        z = solved.x
         if self.transition.clip:
             z = jnp.clip(z, -1, 1)
         noise = jax.random.normal(key, x_t.shape)
         x_s, plain = (
             renoise(x_t, x_0, step, self.mix, noise) for x_0 in (z, x0_hat)
         )
-        return x_s, state, observe(x_t, x0_hat, plain, x_s - plain, problem)
+        info = observe(x_t, x0_hat, plain, x_s - plain, problem)
+        info = info._replace(solver_residual=solved.relative_residual)
+        return x_s, state, info

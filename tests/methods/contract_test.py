@@ -200,6 +200,60 @@ class InfoTest(parameterized.TestCase):
         self.assertAlmostEqual(info.clipped, np.mean(np.abs(x_0) >= 1))
 
 
+class SolverTest(parameterized.TestCase):
+    """How well conjugate gradients solved what a step asked of them."""
+
+    @parameterized.parameters(
+        'dmps',
+        'pigdm',
+        'tmpd',
+        'diffpir',
+        'daps',
+        'mcg',
+        'hqs',
+        'pnp_admm',
+        'tds',
+        'wiener',
+        'admm_tv',
+    )
+    def test_info_has_what_was_left_of_the_linear_system(self, name):
+        def largest(kind, setting=()):
+            measured = measured_by(dense.operator_of(kind), 0.3)
+            _, info = sample(name, measured, setting)
+            return np.max(info.solver_residual)
+
+        found = largest('dense')
+        # Well conditioned: to the tolerance, and not to zero by chance.
+        self.assertBetween(found, 1e-9, 5e-5)
+        if name not in ('wiener', 'tmpd', 'admm_tv'):
+            # Those have a variance for each pixel, or one of its own.
+            self.assertEqual(largest('gaussian_deblur'), 0)
+
+    def test_it_is_none_where_nothing_is_solved(self):
+        for name in ('dps', 'ddrm', 'ddnm', 'sdedit'):
+            measured = measured_by(dense.operator_of('gaussian_deblur'), 0.3)
+            _, info = sample(name, measured)
+            np.testing.assert_array_equal(info.solver_residual, 0)
+        measured = measured_by(dense.operator_of('dense'), 0.3)
+        _, info = sample('daps', measured, {'draw': 'langevin'})
+        np.testing.assert_array_equal(info.solver_residual, 0)
+
+    def test_what_is_not_solved_shows(self):
+        # Of little noise, nothing but a thousandth of the variance is left to
+        # make the system regular, and its smaller half is far below that.
+        rng = np.random.default_rng(0)
+        left, _ = np.linalg.qr(rng.normal(size=(16, 16)))
+        right, _ = np.linalg.qr(rng.normal(size=(16, 16)))
+        weights = (left * np.geomspace(1, 1e-3, 16)) @ right
+        operator = operators.Linear.of(
+            lambda x, weights: weights @ x.ravel(),
+            SHAPE,
+            jnp.asarray(weights, jnp.float32),
+        )
+        _, info = sample('diffpir', measured_by(operator, 0.0))
+        self.assertGreater(np.max(info.solver_residual), 1e-4)
+
+
 class SettingsMatterTest(parameterized.TestCase):
     @parameterized.parameters(
         *(

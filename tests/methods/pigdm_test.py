@@ -56,6 +56,58 @@ class StepTest(parameterized.TestCase):
                 expected(case, row, **settings),
             )
 
+    @parameterized.product(
+        settings=[
+            {'strength': 0.6, 'spread': 0.5},
+            {'strength': 1.7, 'spread': 1.4},
+        ],
+        noise_std=[0.0, 0.3],
+        kind=['dense', 'gaussian_deblur'],
+    )
+    def test_that_of_the_paper_is_corrected_after_the_step(
+        self, settings, noise_std, kind
+    ):
+        # Song et al. (2023), Algorithm 1: x_s + sqrt(alpha_bar_t) r_t^2 g.
+        case = dense.case_of(kind, noise_std)
+        strength, spread = settings['strength'], settings['spread']
+        for row in dense.ROWS:
+            level = case.at(row)
+            variance = spread**2 * (1 - level.a)
+            guidance = likelihood_score(case, level, spread)
+            guidance = (strength * np.sqrt(level.a) * variance) * guidance
+            dense.assert_step(
+                unclipped(**settings, weighting='paper'),
+                case,
+                row,
+                dense.prior_step(case, row) + guidance,
+            )
+
+    def test_that_of_the_paper_clips_the_estimate_alone(self):
+        case = dense.case_of('gaussian_deblur')
+        x_t = 3 * dense.points(1)[0]
+        level = case.at(5)
+        x_0 = case.estimate(level.a)
+        x_0 = x_0.matrix @ x_t + x_0.offset
+        self.assertGreater(np.abs(x_0).max(), 1.2)
+        score = likelihood_score(case, level, 1.0)
+        score = score.matrix @ x_t + score.offset
+        x_s, _, _ = dense.update(PiGDM(20.0, weighting='paper'), case, 5, x_t)
+        guidance = 20 * np.sqrt(level.a) * (1 - level.a) * score
+        np.testing.assert_allclose(
+            np.ravel(x_s), np.clip(x_0, -1, 1) + guidance, atol=1e-3
+        )
+
+    def test_both_estimates_are_clipped(self):
+        case = dense.case_of('gaussian_deblur')
+        x_t = 3 * dense.points(1)[0]
+        x_0 = guided_estimate(case, case.at(5), 1.0, 1.0)
+        x_0 = x_0.matrix @ x_t + x_0.offset
+        self.assertGreater(np.abs(x_0).max(), 1.2)
+        x_s, _, _ = dense.update(PiGDM(), case, 5, x_t)
+        np.testing.assert_allclose(
+            np.ravel(x_s), np.clip(x_0, -1, 1), atol=1e-3
+        )
+
     def test_the_step_is_the_one_that_the_transition_says(self):
         case = dense.case_of('gaussian_deblur')
         method = PiGDM(transition=Transition(kind='ddim', eta=0.4, clip=False))
