@@ -20,6 +20,7 @@ from invjax.methods import METHODS as _METHODS
 from invjax.methods import Method
 from invjax.operators import OPERATORS as tasks
 from invjax.priors.checkpoint import load_prior
+from invjax.priors.denoiser import Denoiser
 from invjax.problem import Problem, from_measurement
 from invjax.restoration import Restoration, restore
 from invjax.study.choosing import tune
@@ -36,6 +37,7 @@ compiled.keep_programs()
 globals().update(_METHODS)
 
 __all__ = [
+    'Denoiser',
     'Method',
     'Problem',
     'Restoration',

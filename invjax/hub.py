@@ -1,5 +1,8 @@
 """Files of the Hugging Face hub."""
 
+import pathlib
+from collections.abc import Callable
+
 
 def fetch(repository: str, filename: str) -> str:
     """The local path of a file of the hub, downloaded if need be.
@@ -25,3 +28,52 @@ def fetch(repository: str, filename: str) -> str:
         url = huggingface_hub.hf_hub_url(repository, filename)
         huggingface_hub.get_hf_file_metadata(url, timeout=3.0)
         return huggingface_hub.hf_hub_download(repository, filename)
+
+
+def fetch_folder(
+    repository: str,
+    choose: Callable[[list[str]], list[str]],
+    check: Callable[[str], object],
+) -> tuple[str, str]:
+    """The local folder of some files of a repository, and its revision.
+
+    What has been downloaded once is not asked for again. Exceptions are those
+    of `fetch`.
+
+    Args:
+        repository: owner/name.
+        choose: from the names of all its files to those that are needed.
+        check: raises a ValueError for a local folder in which some are missing.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = huggingface_hub.snapshot_download(
+            repository, local_files_only=True
+        )
+        check(folder)
+        return folder, pathlib.Path(folder).name
+    except (LocalEntryNotFoundError, ValueError):
+        info = huggingface_hub.HfApi().model_info(repository, timeout=3.0)
+        names = choose([file.rfilename for file in info.siblings or ()])
+        if not names:
+            raise ValueError(
+                'it has no files of the kind that is needed'
+            ) from None
+        for name in names:
+            path = huggingface_hub.hf_hub_download(repository, name)
+        folder = pathlib.Path(path).parents[names[-1].count('/')]
+        check(str(folder))
+        return str(folder), folder.name
+
+
+def why_not(error: Exception) -> str:
+    """What an exception of a download means, in some words."""
+    return {
+        'RepositoryNotFoundError': 'there is no such repository, or it is '
+        'private and needs a login (HF_TOKEN)',
+        'GatedRepoError': 'its owner asks for consent on its page first, and '
+        'for a login (HF_TOKEN)',
+        'ValueError': str(error),
+    }.get(type(error).__name__, f'no connection ({type(error).__name__})')

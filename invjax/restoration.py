@@ -65,12 +65,18 @@ def resolve(
         )
     method.check_names(settings)
     card = getattr(prior, 'card', None)
-    tuned = {}
+    tuned, source = {}, "the method's own defaults"
     if card is not None:
-        tuned = card.default_settings(method.name, task, num_steps)
-    source = "the method's own defaults"
-    if tuned:
-        source = f'defaults tuned for {card.name} on {task}'
+        entry = card.default_entry(method.name, task, num_steps)
+        tuned = entry.get('settings', {})
+        if not tuned:
+            source += (
+                f', since none are known for {card.name} on {task}: see tune'
+            )
+        elif 'source' in entry:
+            source = f'defaults for {card.name} on {task} by {entry["source"]}'
+        else:
+            source = f'defaults tuned for {card.name} on {task}'
     found = method.of({**tuned, **settings})
     if card is not None:
         found.check(len(prior.alpha_bar))

@@ -102,7 +102,11 @@ class ResolveTest(parameterized.TestCase):
         for prior in (PRIOR, PRIOR.prior, None):
             found = restoration.resolve('dmps', prior, 'random_inpainting')
             self.assertEqual(found.method, DMPS())
-            self.assertEqual(found.source, "the method's own defaults")
+            own = "the method's own defaults"
+            if prior is PRIOR:
+                own += ', since none are known for tuned on random_inpainting: '
+                own += 'see tune'
+            self.assertEqual(found.source, own)
         found = restoration.resolve('dps', PRIOR.prior, 'random_inpainting')
         self.assertEqual(found.method, DPS())
 

@@ -16,11 +16,12 @@ from invjax import (
     operators,
     problem,
     restoration,
+    schedule,
     settings,
 )
 from invjax.commandline.flags import Flags, Given
 from invjax.diffusion import VARIANCES
-from invjax.priors import checkpoint
+from invjax.priors import checkpoint, edm
 
 NUM_STEPS_WORDS = (
     "Reverse steps: a number, 'quad20', 'ddim50', or a list such as '10,20,30'."
@@ -28,19 +29,116 @@ NUM_STEPS_WORDS = (
 # The most of anything that is counted, such as samples and lanes.
 MOST = 10**6
 _SETTINGS, _TASK, _NOISE = 'settings', 'task', 'noise'
+_OVERRIDES = 'overrides'
 
 
 def define_prior(flags: Flags) -> None:
-    """--prior and --dtype; `load_prior` reads them."""
+    """--prior, what a file does not tell of itself, --size, --label, --dtype.
+
+    `load_prior` reads them.
+    """
     flags.string(
         'prior',
         'faces64',
-        f'One of {", ".join(checkpoint.KNOWN_PRIORS)}, a .pt, .pth or '
-        '.safetensors file, or the folder of a kept prior.',
+        f'One of {", ".join(checkpoint.KNOWN_PRIORS)}, a file of weights, a '
+        'folder that diffusers saved, OWNER/NAME of one on the hub, or the '
+        'folder of a kept prior.',
     )
     flags.choice(
         'dtype', 'float32', ['float32', 'bfloat16'], 'Of the computation.'
     )
+    flags.strings(
+        'size',
+        [],
+        'HEIGHT,WIDTH of the images, where it is not that of the training.',
+        section='prior',
+    )
+    flags.integer(
+        'label',
+        None,
+        'The class of the images, from 0, for a prior that tells classes apart.',
+        at_least=0,
+        section='prior',
+    )
+    define_overrides(flags, section='prior from a file')
+
+
+def define_overrides(flags: Flags, section: str | None = None) -> None:
+    """What a file of weights does not tell of itself; see `overrides_of`."""
+    fields = {'section': section} if section else {}
+    fields['group'] = _OVERRIDES
+    flags.integer('image_size', None, 'Side of its images, pixels.', **fields)
+    flags.integer(
+        'head_channels', None, 'Channels of a head.', at_least=1, **fields
+    )
+    flags.integer(
+        'num_heads', None, 'Instead of their channels.', at_least=1, **fields
+    )
+    flags.boolean(
+        'new_attention_order',
+        None,
+        'Split heads after queries, keys, values.',
+        **fields,
+    )
+    flags.string(
+        'noise_schedule',
+        None,
+        'That it was trained with, '
+        f'{" or ".join(schedule.SCHEDULES)} [linear].',
+        **fields,
+    )
+    flags.integer(
+        'num_train_steps',
+        None,
+        'Timesteps of its training [1000].',
+        at_least=2,
+        at_most=100_000,
+        **fields,
+    )
+    flags.boolean(
+        'rescale_timesteps',
+        None,
+        'Whether it was told timesteps as if there were 1000 of them [false].',
+        **fields,
+    )
+    flags.string(
+        'weights_key',
+        None,
+        'Which weights of the file, rather than averaged ones: the keys that '
+        'lead to them, joined by dots.',
+        **fields,
+    )
+    flags.string(
+        'preconditioning',
+        None,
+        f"Of a state dict of EDM's: {', '.join(edm.PRECONDITIONINGS)} "
+        f'[{edm.PRECONDITIONINGS[0]}].',
+        **fields,
+    )
+    flags.boolean(
+        'check',
+        None,
+        'Whether it must denoise a picture, as trained weights do [true].',
+        **fields,
+    )
+
+
+def overrides_of(given: Given) -> Mapping[str, Any]:
+    """What of `define_overrides` stands on the command line."""
+    return given.groups[_OVERRIDES]
+
+
+def _size_of(given: Given) -> tuple[int, int] | None:
+    if not given.size:
+        return None
+    try:
+        height, width = map(int, given.size)
+    except ValueError:
+        raise ValueError(
+            '--size must be HEIGHT,WIDTH in pixels, got '
+            f'{",".join(given.size)!r}.'
+        ) from None
+    return height, width
 
 
 def define_run(flags: Flags, num_steps: str | None = '100') -> None:
@@ -321,7 +419,19 @@ def join_processes(given: Given) -> tuple[int, int]:
 
 def load_prior(given: Given, num_lanes: int = 1):
     """The prior of the flags, ready for that many lanes at once."""
-    prior = checkpoint.load_prior(given.prior, dtype=jnp.dtype(given.dtype))
+    prior = checkpoint.load_prior(
+        given.prior,
+        dtype=jnp.dtype(given.dtype),
+        size=_size_of(given),
+        label=given.label,
+        **overrides_of(given),
+    )
+    num_classes = getattr(prior.network, 'num_classes', None)
+    if num_classes is not None and given.label is None:
+        raise ValueError(
+            f'give --label, the class of the images, from 0 to '
+            f'{num_classes - 1}, since {given.prior} tells classes apart.'
+        )
     # A prepared network takes twice as long to compile, which one small image
     # does not earn back.
     pays = num_lanes * np.prod(prior.image_shape[:2]) >= 4 * 64**2

@@ -36,9 +36,7 @@ class Card(Mapping):
         folder = pathlib.Path(folder)
         try:
             fields = json.loads((folder / 'card.json').read_text())
-            path = folder / 'defaults.toml'
-            text = path.read_text() if path.is_file() else ''
-            return cls(fields, tuple(tomllib.loads(text).get('entry', ())))
+            return cls(fields, read_defaults(folder))
         except (OSError, ValueError) as error:
             raise ValueError(
                 f'{folder} has no card or defaults that can be read: {error}'
@@ -56,11 +54,20 @@ class Card(Mapping):
     def default_settings(
         self, method: str, task: str | None, num_steps: int | str = 100
     ) -> dict[str, Any]:
-        """The tuned hyperparameters, by name; none where nothing was tuned.
+        """The hyperparameters of `default_entry`; none where it has none."""
+        return dict(
+            self.default_entry(method, task, num_steps).get('settings', {})
+        )
 
-        They are those of the number of steps, among the tuned ones, that is
-        nearest by ratio. The method's own stand for 100 steps where nothing was
-        tuned there. An entry for a task comes before one for any task.
+    def default_entry(
+        self, method: str, task: str | None, num_steps: int | str = 100
+    ) -> Mapping[str, Any]:
+        """The entry of `defaults.toml` for a run; empty where nothing is there.
+
+        It is that of the number of steps, among those that have one, that is
+        nearest by ratio. The method's own settings stand for 100 steps where
+        nothing is said of these. An entry for a task comes before one for any
+        task.
 
         Args:
             method: a name.
@@ -70,19 +77,17 @@ class Card(Mapping):
         Raises:
             ValueError: by `schedule.respace`.
         """
-        tuned: dict[int, dict] = {}
+        known: dict[int, Mapping] = {}
         for of_task in (ANY, task):
             for entry in self.tuned:
                 if entry['method'] == method and of_task in entry['tasks']:
-                    steps = entry.get('num_steps', _OWN_STEPS)
-                    tuned[steps] = entry.get('settings', {})
-        if not tuned:
+                    known[entry.get('num_steps', _OWN_STEPS)] = entry
+        if not known:
             return {}
-        tuned.setdefault(_OWN_STEPS, {})
+        known.setdefault(_OWN_STEPS, {})
         train_steps = self._fields.get('num_train_steps', 1000)
         number = len(schedule.respace(num_steps, train_steps))
-        nearest = min(tuned, key=lambda n: abs(math.log(n / number)))
-        return dict(tuned[nearest])
+        return known[min(known, key=lambda n: abs(math.log(n / number)))]
 
     def __getitem__(self, name: str) -> Any:
         return self._fields[name]
@@ -101,3 +106,10 @@ class Card(Mapping):
 
     def __repr__(self) -> str:
         return f'Card({self.name})'
+
+
+def read_defaults(folder: pathlib.Path) -> tuple[dict[str, Any], ...]:
+    """The entries of `defaults.toml` in a folder; none where it is not there."""
+    path = folder / 'defaults.toml'
+    text = path.read_text() if path.is_file() else ''
+    return tuple(tomllib.loads(text).get('entry', ()))

@@ -20,7 +20,11 @@ _FACTORS = (1.0, 0.5, 2.0)
 _MARGIN = 1.1
 
 
-def refuse_unless_it_denoises(prior) -> None:
+def refuse_unless_it_denoises(
+    prior,
+    remedy: str = 'set noise_schedule, num_train_steps and rescale_timesteps to '
+    'what it was trained with',
+) -> None:
     """Raise a ValueError with one sentence if a network is no prior.
 
     The error in the estimate of the noise must be finite; less, at three levels
@@ -31,6 +35,7 @@ def refuse_unless_it_denoises(prior) -> None:
     Args:
         prior: it has `image_shape`, `alpha_bar`, and is called for a noisy
             picture, (H, W, C), and a timestep.
+        remedy: what the sentence advises.
     """
     height, width, channels = prior.image_shape
     # A network that takes larger pictures takes the size of these too.
@@ -55,9 +60,7 @@ def refuse_unless_it_denoises(prior) -> None:
     fault = _fault(errors, errors_of_none)
     if fault is not None:
         raise ValueError(
-            f'{fault}; set noise_schedule, num_train_steps and '
-            'rescale_timesteps to what it was trained with, or check=False to '
-            'take it as it is.'
+            f'{fault}; {remedy}, or check=False to take it as it is.'
         )
 
 

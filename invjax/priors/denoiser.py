@@ -12,7 +12,8 @@ import numpy as np
 
 from invjax import schedule
 from invjax.diffusion import Prediction
-from invjax.priors import blocks
+from invjax.priors import blocks, sizes
+from invjax.priors.card import Card
 from invjax.priors.parametrisation import (
     PARAMETRISATIONS,
     Coefficients,
@@ -36,6 +37,7 @@ class Denoiser:
         parametrisation: how the network is asked and what it says, static.
         noise_levels: the levels that it is asked at, static.
         prepared: what `prepare` made of the parameters, or nothing.
+        card: what is known of it, where it was loaded. Static.
     """
 
     params: Any
@@ -44,6 +46,7 @@ class Denoiser:
     parametrisation: Parametrisation = flax.struct.field(pytree_node=False)
     noise_levels: _Levels = flax.struct.field(pytree_node=False)
     prepared: dict = flax.struct.field(default_factory=dict)
+    card: Card | None = flax.struct.field(pytree_node=False, default=None)
 
     @classmethod
     def of(
@@ -101,10 +104,42 @@ class Denoiser:
         prior.check()
         return prior
 
+    def bare(self) -> 'Denoiser':
+        """Without its card: priors of one network share compiled programs."""
+        return self.replace(card=None)
+
+    def __repr__(self):
+        """Two lines, and not the parameters."""
+        network = self.network
+        kind = type(network).__name__
+        if isinstance(network, _Function):
+            kind = f'of {getattr(network.function, "__name__", "a function")}'
+        name = 'no card' if self.card is None else self.card.name
+        number = sum(np.size(leaf) for leaf in jax.tree.leaves(self.params))
+        height, width, channels = self.image_shape
+        how = self.parametrisation
+        return (
+            f'Denoiser({name}: {kind}, {height} x {width} x {channels}, '
+            f'{number:,} parameters,\n    {len(self.alpha_bar)} noise levels, '
+            f'says {how.output} in {how.coordinates} coordinates)'
+        )
+
     @property
     def alpha_bar(self) -> np.ndarray:
         """Signal power at each noise level, (T,) float64."""
         return self.noise_levels.alpha_bar
+
+    def with_size(self, height: int, width: int) -> 'Denoiser':
+        """The same prior, for images of another size.
+
+        Raises:
+            ValueError: for a size that the network cannot have.
+        """
+        sizes.check(height, width, sizes.divisor(self.network))
+        image_shape = height, width, self.image_shape[2]
+        sized = self.replace(image_shape=image_shape, prepared={})
+        sized.check()
+        return sized
 
     def check(self) -> None:
         """Trace the network once.
@@ -112,7 +147,7 @@ class Denoiser:
         Raises:
             ValueError: if its output has not the shape of an image.
         """
-        variables = {'params': self.params}
+        variables = {'params': self.params, 'prepared': self.prepared}
         image = jax.ShapeDtypeStruct(self.image_shape, jnp.float32)
         time = jax.ShapeDtypeStruct((), jnp.float32)
         out = jax.eval_shape(self.network.apply, variables, image, time)

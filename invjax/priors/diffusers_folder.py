@@ -94,6 +94,36 @@ def weights_file(folder: str | os.PathLike) -> pathlib.Path:
     )
 
 
+def files(folder: str | os.PathLike) -> list[pathlib.Path]:
+    """The files of such a folder that are read, the weights last.
+
+    Raises:
+        ValueError: if one is missing.
+    """
+    folder = pathlib.Path(folder)
+    return [
+        _unet_folder(folder) / 'config.json',
+        _scheduler_file(folder),
+        weights_file(folder),
+    ]
+
+
+def choose(names: list[str]) -> list[str]:
+    """Which files of a repository a prior is made of.
+
+    Args:
+        names: of all its files.
+    """
+    weights = [
+        f'{folder}{name}'
+        for name in WEIGHTS
+        for folder in ('unet/', '')
+        if f'{folder}{name}' in names
+    ]
+    configs = [n for n in names if n in FILES and n.endswith('.json')]
+    return configs + weights[:1]
+
+
 def read(folder: str | os.PathLike) -> tuple[Denoiser, str]:
     """A prior from a folder that diffusers saved.
 

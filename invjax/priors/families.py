@@ -1,13 +1,28 @@
-"""Priors of other families as plain data: what a card says of one, and back."""
+"""Priors of other families than guided-diffusion's: from files, and as data.
+
+What diffusers saved and NVIDIA's EDM snapshots become a `Denoiser`, which a card
+describes as plain data, and which is made again from the card and parameters.
+"""
 
 import dataclasses
+import hashlib
+import os
+import pathlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from invjax import schedule
-from invjax.priors import parametrisation
+from invjax.priors import (
+    diffusers_folder,
+    edm,
+    edm_file,
+    parametrisation,
+    state_dict,
+    torch_file,
+)
+from invjax.priors.card import Card
 from invjax.priors.denoiser import Denoiser
 from invjax.priors.diffusers_unet import UNet2D
 from invjax.priors.edm_unet import EDMUNet
@@ -20,7 +35,8 @@ def describe(prior: Denoiser) -> dict[str, Any]:
 
     Returns:
         `family`, a key of FAMILIES; `architecture`, the fields of its network;
-        `image_shape`; `parametrisation`; and `noise_levels`.
+        `image_shape`; `parametrisation`; `noise_levels`; and their number,
+        `num_train_steps`.
 
     Raises:
         ValueError: if its network is none of FAMILIES.
@@ -41,6 +57,7 @@ def describe(prior: Denoiser) -> dict[str, Any]:
         'image_shape': list(prior.image_shape),
         'parametrisation': parametrisation.describe(prior.parametrisation),
         'noise_levels': schedule.describe_levels(prior.noise_levels),
+        'num_train_steps': len(prior.alpha_bar),
     }
 
 
@@ -57,17 +74,19 @@ def from_description(
         params: nested dict of arrays; in float32 in the prior.
         dtype: of the computation, float32 or bfloat16.
         remat: whether gradients recompute the inside of blocks to save memory.
+
+    Returns:
+        The prior; its card is the description, where that is a Card.
+
+    Raises:
+        ValueError: for a description that is none.
     """
-    network = FAMILIES[description['family']]
-    fields = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in description['architecture'].items()
-    }
+    network = _network(description).clone(dtype=dtype, remat=remat)
     return Denoiser(
         params=jax.tree.map(
             lambda leaf: jnp.asarray(leaf, jnp.float32), params
         ),
-        network=network(**fields, dtype=dtype, remat=remat),
+        network=network,
         image_shape=tuple(description['image_shape']),
         parametrisation=parametrisation.from_description(
             description['parametrisation']
@@ -75,7 +94,95 @@ def from_description(
         noise_levels=schedule.levels_from_description(
             description['noise_levels']
         ),
+        card=description if isinstance(description, Card) else None,
     )
+
+
+def flax_shapes(description: dict[str, Any]) -> dict[tuple, tuple[int, ...]]:
+    """Path to shape of the parameters of a description's network.
+
+    Raises:
+        ValueError: for a description that is none.
+    """
+    return state_dict.flax_shapes(
+        _network(description), description['image_shape'][-1]
+    )
+
+
+def _network(description):
+    family = description['family']
+    if family not in FAMILIES:
+        raise ValueError(
+            f'the family of a prior must be one of {", ".join(FAMILIES)}, got '
+            f'{family!r}.'
+        )
+    fields = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in description['architecture'].items()
+    }
+    unknown = set(fields) - set(_architecture_fields(FAMILIES[family]))
+    if unknown:
+        raise ValueError(f'an architecture has no field {min(unknown)!r}.')
+    return FAMILIES[family](**fields)
+
+
+def read_folder(folder: pathlib.Path) -> tuple[Denoiser, dict[str, Any]]:
+    """A prior from a folder that diffusers saved, and fields for its card.
+
+    Raises:
+        ValueError: see `diffusers_folder.read`.
+    """
+    prior, note = diffusers_folder.read(folder)
+    fields = {
+        'source': diffusers_folder.weights_file(folder).name,
+        **describe(prior),
+        'note': f'saved by diffusers{"; " if note else ""}{note}',
+    }
+    return prior, fields
+
+
+def folder_sha256(folder: pathlib.Path) -> str:
+    """Of the weights and the configuration in a folder that diffusers saved."""
+    digest = hashlib.sha256()
+    for path in diffusers_folder.files(folder):
+        digest.update(torch_file.file_sha256(path).encode())
+    return digest.hexdigest()
+
+
+def read_snapshot(path: str | os.PathLike) -> tuple[Denoiser, dict[str, Any]]:
+    """A prior from NVIDIA's `network-snapshot-*.pkl`, and fields for its card.
+
+    Raises:
+        ValueError: see `edm_file.read_edm_pickle` and `edm.denoiser`.
+    """
+    found = edm_file.read_edm_pickle(path)
+    try:
+        prior = edm.denoiser(found.tensors, found.class_name, found.init_kwargs)
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from None
+    return prior, {**describe(prior), 'preconditioning': found.class_name}
+
+
+def is_edm(names) -> bool:
+    """Whether the names of a state dict are those of an EDM network."""
+    names = {name.removeprefix('model.') for name in names}
+    return 'map_layer0.weight' in names
+
+
+def read_edm_tensors(
+    tensors: dict[str, Any], preconditioning: str
+) -> tuple[Denoiser, dict[str, Any]]:
+    """A prior from the state dict of an EDM network, and fields for its card.
+
+    Args:
+        tensors: PyTorch name to array.
+        preconditioning: the class around it, one of `edm.PRECONDITIONINGS`.
+
+    Raises:
+        ValueError: see `edm.denoiser`.
+    """
+    prior = edm.denoiser(tensors, preconditioning)
+    return prior, {**describe(prior), 'preconditioning': preconditioning}
 
 
 def _architecture_fields(network) -> list[str]:

@@ -28,11 +28,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from invjax.priors import convert
+from invjax.priors import convert, families
 from invjax.priors.excerpts import excerpt
 
 _CARD = 'card.json'
-_CARD_FIELDS = ('name', 'architecture', 'noise_schedule', 'num_train_steps')
+_CARD_FIELDS = ('name', 'architecture', 'num_train_steps')
 _MAX_CARD = 1_000_000  # bytes
 # The fields that say how the parameters are used; a checksum covers them too.
 _USED_FIELDS = (
@@ -41,6 +41,8 @@ _USED_FIELDS = (
     'num_train_steps',
     'rescale_timesteps',
 )
+# And of cards that name a family, other than guided-diffusion's.
+_FAMILY_FIELDS = ('family', 'image_shape', 'parametrisation', 'noise_levels')
 CHECKSUM = 'prior_sha256'
 
 # What this module, and Orbax inside of it, put into a folder.
@@ -63,7 +65,8 @@ def save_prior(folder: str | os.PathLike, params: dict, card: dict) -> None:
         folder: is replaced if it has a prior in it, once the new one is whole.
         params: nested dict of arrays, of any floating type.
         card: plain data with `name`, `architecture` (`convert.describe`),
-            `noise_schedule` and `num_train_steps`; it gets a checksum.
+            `noise_schedule` and `num_train_steps`, or with `name` and what
+            `families.describe` gives; it gets a checksum.
 
     Raises:
         ValueError: if the folder has something else in it, if parameters are
@@ -263,7 +266,8 @@ def read_card(folder: pathlib.Path) -> dict:
         if path.stat().st_size > _MAX_CARD:
             raise ValueError('too long')
         card = json.loads(path.read_text())
-        missing = [name for name in _CARD_FIELDS if name not in card]
+        needed = _FAMILY_FIELDS if 'family' in card else ('noise_schedule',)
+        missing = [n for n in (*_CARD_FIELDS, *needed) if n not in card]
         if not isinstance(card, dict) or missing:
             raise ValueError('fields are missing')
     # Damaged text raises nearly anything.
@@ -294,6 +298,7 @@ def checksum(params_folder: pathlib.Path, card: dict) -> str:
         card: other fields than `_USED_FIELDS` do not matter.
     """
     used = {name: card.get(name) for name in _USED_FIELDS}
+    used |= {name: card[name] for name in _FAMILY_FIELDS if name in card}
     digest = hashlib.sha256(json.dumps(used, sort_keys=True).encode())
     files = {
         path.relative_to(params_folder).as_posix(): path
@@ -324,8 +329,12 @@ def read(folder: pathlib.Path) -> tuple[dict, dict]:
             f'checksum that the card says; {again}'
         )
     try:
-        network = convert.network_from_description(card['architecture'])
-        params = _read_params(params_folder, convert.flax_shapes(network))
+        if 'family' in card:
+            shapes = families.flax_shapes(card)
+        else:
+            network = convert.network_from_description(card['architecture'])
+            shapes = convert.flax_shapes(network)
+        params = _read_params(params_folder, shapes)
     # Orbax and what is below it raise nearly anything.
     except Exception as error:
         raise ValueError(

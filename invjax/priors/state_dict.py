@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from invjax.priors import sizes
+
 
 def to_params(
     tensors: dict[str, np.ndarray], network: nn.Module, image_shape: tuple
@@ -22,7 +24,8 @@ def to_params(
         tensors: arrays by `MODULE.weight` or `MODULE.bias`, where MODULE is the
             path of our module joined by underscores; shapes are PyTorch's.
         network: of an image and a time, ().
-        image_shape: (H, W, C) of an image that it can take.
+        image_shape: (H, W, C) of an image that it can take; parameters do not
+            depend on H and W.
 
     Returns:
         Nested dict of NumPy arrays, float32.
@@ -41,19 +44,36 @@ def to_params(
     return flax.traverse_util.unflatten_dict(params)
 
 
+def flax_shapes(
+    network: nn.Module, channels: int
+) -> dict[tuple[str, ...], tuple[int, ...]]:
+    """Path to shape of the leaves of a network's parameters.
+
+    Args:
+        network: of an image and a time, ().
+        channels: of the image.
+    """
+    side = sizes.divisor(network)
+    return _shapes(network, (side, side, channels))
+
+
 @functools.lru_cache(maxsize=8)
-def _expected(network, image_shape):
-    """Name to (path of the leaf, its shape)."""
+def _shapes(network, image_shape):
     variables = jax.eval_shape(
         network.init, jax.random.key(0), jnp.zeros(image_shape), 1.0
     )
     leaves = flax.traverse_util.flatten_dict(variables['params'])
+    return {path: leaf.shape for path, leaf in leaves.items()}
+
+
+def _expected(network, image_shape):
+    """Name to (path of the leaf, its shape)."""
     return {
         f'{"_".join(path[:-1])}.{"bias" if path[-1] == "bias" else "weight"}': (
             path,
-            leaf.shape,
+            shape,
         )
-        for path, leaf in leaves.items()
+        for path, shape in _shapes(network, image_shape).items()
     }
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from invjax import schedule
 from invjax.diffusion import Prediction
-from invjax.priors import blocks, layers
+from invjax.priors import blocks, layers, sizes
 from invjax.priors.blocks import Attention, Conv, GroupNorm, Resample, ResBlock
 from invjax.priors.card import Card
 
@@ -188,6 +188,8 @@ class NetworkPrior:
         card: what is known of it, where it was loaded. Static.
         label: () int32, the class of the images; None where the network has no
             classes (`with_label`).
+        size: (H, W) of the images where it is not that of the network's
+            training (`with_size`). Static.
     """
 
     params: dict
@@ -197,6 +199,9 @@ class NetworkPrior:
     prepared: dict = flax.struct.field(default_factory=dict)
     card: Card | None = flax.struct.field(pytree_node=False, default=None)
     label: jax.Array | None = None
+    size: tuple[int, int] | None = flax.struct.field(
+        pytree_node=False, default=None
+    )
 
     def bare(self) -> 'NetworkPrior':
         """Without its card: priors of one network share compiled programs."""
@@ -216,9 +221,9 @@ class NetworkPrior:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of the images that it was trained on."""
+        """(H, W, C) of its images."""
         side = self.network.image_size
-        return side, side, self.network.in_channels
+        return *(self.size or (side, side)), self.network.in_channels
 
     @property
     def alpha_bar(self) -> np.ndarray:
@@ -243,6 +248,18 @@ class NetworkPrior:
                 f'got {label}.'
             )
         return self.replace(label=jnp.int32(label))
+
+    def with_size(self, height: int, width: int) -> 'NetworkPrior':
+        """The same prior, for images of another size.
+
+        A network knows pictures of the size that it was trained on best; of
+        larger ones it knows the parts.
+
+        Raises:
+            ValueError: for a size that the network's levels do not divide.
+        """
+        sizes.check(height, width, sizes.divisor(self.network))
+        return self.replace(size=(height, width), prepared={})
 
     def prepare(self) -> 'NetworkPrior':
         """The same prior, faster on a CPU, for images of its size.
