@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from invjax.priors.excerpts import excerpt
+
 
 def to_params(
     tensors: dict[str, np.ndarray], network: nn.Module, image_shape: tuple
@@ -33,7 +35,9 @@ def to_params(
     leaves = _expected(network, image_shape)
     fault = _mismatch(tensors, leaves)
     if fault is not None:
-        raise ValueError(f'the weights do not fit the configuration: {fault}.')
+        raise ValueError(
+            f'the weights do not fit the configuration: {excerpt(fault, 400)}.'
+        )
     params = {
         path: _to_flax(tensors[name], shape)
         for name, (path, shape) in leaves.items()

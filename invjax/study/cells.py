@@ -26,6 +26,7 @@ import numpy as np
 from PIL import Image
 
 from invjax import images
+from invjax.images import files
 from invjax.strict_json import as_json
 from invjax.study.plan import PROTOCOL
 
@@ -189,6 +190,7 @@ def is_picture(path: pathlib.Path) -> bool:
     try:
         with Image.open(path) as picture:
             picture.load()
+        files.check_png(path)
     except (OSError, SyntaxError, ValueError):
         return False
     return True
