@@ -10,8 +10,7 @@ import flax.traverse_util
 import jax
 import numpy as np
 
-from invjax import schedule
-from invjax.commandline import record
+from invjax.commandline import groups, record
 from invjax.commandline.flags import Flags
 from invjax.commandline.program import run
 from invjax.priors import checkpoint, convert, kept
@@ -20,69 +19,7 @@ FLAGS = Flags(__doc__)
 FLAGS.string('weights', None, 'A file of PyTorch or safetensors weights.')
 FLAGS.boolean('half', False, 'Keep float16 rather than float32.')
 FLAGS.string('out', None, 'A new folder to keep the prior in.')
-# What shapes cannot tell of the architecture. None: as `convert` infers it.
-_OVERRIDES = 'overrides'
-FLAGS.integer(
-    'image_size',
-    None,
-    'Side of its images, pixels.',
-    group=_OVERRIDES,
-)
-FLAGS.integer(
-    'head_channels',
-    None,
-    'Channels of a head.',
-    at_least=1,
-    group=_OVERRIDES,
-)
-FLAGS.integer(
-    'num_heads',
-    None,
-    'Instead of their channels.',
-    at_least=1,
-    group=_OVERRIDES,
-)
-FLAGS.boolean(
-    'new_attention_order',
-    None,
-    'Split heads after queries, keys, values.',
-    group=_OVERRIDES,
-)
-FLAGS.string(
-    'noise_schedule',
-    None,
-    'That it was trained with, '
-    f'{" or ".join(schedule.SCHEDULES)}; linear by default.',
-    group=_OVERRIDES,
-)
-FLAGS.integer(
-    'num_train_steps',
-    None,
-    'Timesteps of its training; 1000 by default.',
-    at_least=2,
-    at_most=100_000,
-    group=_OVERRIDES,
-)
-FLAGS.boolean(
-    'rescale_timesteps',
-    None,
-    'Whether it was told timesteps as if there were 1000 of them.',
-    group=_OVERRIDES,
-)
-FLAGS.string(
-    'weights_key',
-    None,
-    'Which weights of the file, rather than averaged ones: the keys that lead '
-    'to them, joined by dots.',
-    group=_OVERRIDES,
-)
-FLAGS.boolean(
-    'check',
-    None,
-    'Whether it must denoise a picture, as trained weights do; true by '
-    'default.',
-    group=_OVERRIDES,
-)
+groups.define_overrides(FLAGS)
 
 
 def main(given):
@@ -93,7 +30,7 @@ def main(given):
     if given.out is not None:
         record.make_folder(given.out, 'convert_weights')
         kept.refuse_foreign(given.out)
-    prior = checkpoint.load_prior(given.weights, **given.groups[_OVERRIDES])
+    prior = checkpoint.load_prior(given.weights, **groups.overrides_of(given))
     card = prior.card.as_dict()
     for part, tensors, parameters in convert.summary(prior.params):
         print(f'{part:<14} {tensors:>5} tensors {parameters:>12,} parameters')

@@ -98,8 +98,10 @@ def _run_worker(inputs, seed, note) -> None:
     """Try inputs in another process, and in the next one if that dies."""
     while inputs:
         process = subprocess.Popen(
-            [sys.executable, '-m', 'tests.campaign']
-            + ['--worker', f'--seed={seed}'],
+            [
+                *(sys.executable, '-m', 'tests.campaign'),
+                *('--worker', f'--seed={seed}'),
+            ],
             cwd=ROOT,
             env={**os.environ, 'PYTHONPATH': str(ROOT)},
             stdin=subprocess.PIPE,

@@ -658,8 +658,10 @@ def _number(rng, data):
         return data
     place = rng.choice(places)
     new = rng.choice(
-        [b'0', b'-1', b'1', b'2', b'1e30', b'NaN', b'null', b'""', b'[]']
-        + [b'99999999999', b'0.5', b'true', b'Infinity', b'1' * 5000]
+        (
+            *(b'0', b'-1', b'1', b'2', b'1e30', b'NaN', b'null', b'""', b'[]'),
+            *(b'99999999999', b'0.5', b'true', b'Infinity', b'1' * 5000),
+        )
     )
     data[place.start() : place.end()] = new
     return data

@@ -16,6 +16,7 @@ from invjax import (
     operators,
     problem,
     restoration,
+    schedule,
     settings,
 )
 from invjax.commandline.flags import Flags, Given
@@ -28,6 +29,7 @@ NUM_STEPS_WORDS = (
 # The most of anything that is counted, such as samples and lanes.
 MOST = 10**6
 _SETTINGS, _TASK, _NOISE = 'settings', 'task', 'noise'
+_OVERRIDES = 'overrides'
 
 
 def define_prior(flags: Flags) -> None:
@@ -41,6 +43,86 @@ def define_prior(flags: Flags) -> None:
     flags.choice(
         'dtype', 'float32', ['float32', 'bfloat16'], 'Of the computation.'
     )
+    define_overrides(flags)
+
+
+def define_overrides(flags: Flags) -> None:
+    """What a file of weights does not tell of itself; see `overrides_of`."""
+    flags.integer(
+        'image_size',
+        None,
+        'Side of its images, pixels.',
+        section='weights file',
+        group=_OVERRIDES,
+    )
+    flags.integer(
+        'head_channels',
+        None,
+        'Channels of a head.',
+        at_least=1,
+        section='weights file',
+        group=_OVERRIDES,
+    )
+    flags.integer(
+        'num_heads',
+        None,
+        'Instead of their channels.',
+        at_least=1,
+        section='weights file',
+        group=_OVERRIDES,
+    )
+    flags.boolean(
+        'new_attention_order',
+        None,
+        'Split heads after queries, keys, values.',
+        section='weights file',
+        group=_OVERRIDES,
+    )
+    flags.string(
+        'noise_schedule',
+        None,
+        'That it was trained with, '
+        f'{" or ".join(schedule.SCHEDULES)}; linear by default.',
+        section='weights file',
+        group=_OVERRIDES,
+    )
+    flags.integer(
+        'num_train_steps',
+        None,
+        'Timesteps of its training; 1000 by default.',
+        at_least=2,
+        at_most=100_000,
+        section='weights file',
+        group=_OVERRIDES,
+    )
+    flags.boolean(
+        'rescale_timesteps',
+        None,
+        'Whether it was told timesteps as if there were 1000 of them.',
+        section='weights file',
+        group=_OVERRIDES,
+    )
+    flags.string(
+        'weights_key',
+        None,
+        'Which weights of the file, rather than averaged ones: the keys that lead '
+        'to them, joined by dots.',
+        section='weights file',
+        group=_OVERRIDES,
+    )
+    flags.boolean(
+        'check',
+        None,
+        'Whether it must denoise a picture, as trained weights do; true by '
+        'default.',
+        section='weights file',
+        group=_OVERRIDES,
+    )
+
+
+def overrides_of(given: Given) -> Mapping[str, Any]:
+    """The overrides that stand on the command line, for `load_prior`."""
+    return given.groups[_OVERRIDES]
 
 
 def define_run(flags: Flags, num_steps: str | None = '100') -> None:
@@ -321,7 +403,9 @@ def join_processes(given: Given) -> tuple[int, int]:
 
 def load_prior(given: Given, num_lanes: int = 1):
     """The prior of the flags, ready for that many lanes at once."""
-    prior = checkpoint.load_prior(given.prior, dtype=jnp.dtype(given.dtype))
+    prior = checkpoint.load_prior(
+        given.prior, dtype=jnp.dtype(given.dtype), **overrides_of(given)
+    )
     # A prepared network takes twice as long to compile, which one small image
     # does not earn back.
     pays = num_lanes * np.prod(prior.image_shape[:2]) >= 4 * 64**2

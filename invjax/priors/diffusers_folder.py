@@ -23,6 +23,7 @@ from invjax import schedule
 from invjax.priors import state_dict, torch_file
 from invjax.priors.denoiser import Denoiser
 from invjax.priors.diffusers_unet import DOWN_BLOCKS, UP_BLOCKS, UNet2D
+from invjax.priors.excerpts import excerpt
 from invjax.priors.parametrisation import Parametrisation
 
 WEIGHTS = (
@@ -55,6 +56,8 @@ _BETA_FIELDS = {
     'beta_end': 'beta_end',
     'rescale_betas_zero_snr': 'zero_terminal',
 }
+# The most noise levels that a network was trained at.
+_MOST_STEPS = 100_000
 _OUTPUTS = {'epsilon': 'eps', 'sample': 'x_0', 'v_prediction': 'v'}
 # Schedulers that take steps on a table of betas, and differ in the steps alone.
 _BETA_SCHEDULERS = re.compile(
@@ -310,6 +313,13 @@ def levels_from_scheduler(
             no signal, for a network that predicts the noise.
     """
     kind = scheduler.get('_class_name', 'DDPMScheduler')
+    num_steps = scheduler.get('num_train_timesteps', 1000)
+    # Before tables of that length are made.
+    if type(num_steps) is not int or not 2 <= num_steps <= _MOST_STEPS:
+        raise ValueError(
+            f'num_train_timesteps must be a number from 2 to {_MOST_STEPS}, got '
+            f'{excerpt(str(num_steps))}.'
+        )
     if kind == 'ScoreSdeVeScheduler':
         levels = schedule.Sigmas(
             # Its pipeline's images are in [0, 1], ours twice as wide.
