@@ -140,7 +140,8 @@ class _Independent(pickle.Unpickler):
             'torch DoubleStorage': 'float64',
             'torch IntStorage': 'int32',
         }
-        return known[f'{module} {name}']
+        # Whatever else there is beside the weights.
+        return known.get(f'{module} {name}', lambda *args: None)
 
     def persistent_load(self, pid):
         _, dtype, key, *_ = pid
@@ -155,7 +156,8 @@ def _independent_stream(path) -> dict[str, np.ndarray]:
         content = _Independent(file).load()
         keys = _Independent(file).load()
         start, data = file.tell(), path.read_bytes()
-    model = content['model']
+    # Whatever its key is called.
+    model = next(v for v in content.values() if isinstance(v, dict) and v)
     dtypes = {s.key: s.dtype for s, *_ in model.values()}
     storages = {}
     for key in keys:
@@ -214,10 +216,15 @@ def _judge_edm(path, folder):
     read = edm_file.read_edm_pickle(path)
     prior = edm.denoiser(read.tensors, read.class_name, read.init_kwargs)
     original, _ = _edm()
-    if read.tensors.keys() != original.keys():
-        return 'other names'
+    # The filters of resampling are the arguments' whatever they are called.
+    tensors, original = (
+        {n: a for n, a in t.items() if not n.endswith('resample_filter')}
+        for t in (read.tensors, original)
+    )
+    if tensors.keys() != original.keys():
+        return f'other names: {tensors.keys() ^ original.keys()}'
     data = path.read_bytes()
-    for name, array in read.tensors.items():
+    for name, array in tensors.items():
         if array.shape != original[name].shape:
             return f'{name} has another shape'
         if array.tobytes() not in data:

@@ -58,6 +58,8 @@ _BETA_FIELDS = {
 }
 # The most noise levels that a network was trained at.
 _MOST_STEPS = 100_000
+# Of a layer, and of levels and their blocks; far above any network's.
+_MOST_CHANNELS, _MOST_BLOCKS = 100_000, 30
 _OUTPUTS = {'epsilon': 'eps', 'sample': 'x_0', 'v_prediction': 'v'}
 # Schedulers that take steps on a table of betas, and differ in the steps alone.
 _BETA_SCHEDULERS = re.compile(
@@ -257,6 +259,25 @@ def _check_network(network: UNet2D) -> None:
                 f'an unconditional prior are {", ".join(known)}.'
             )
     levels = len(network.block_out_channels)
+    numbers = {
+        'block_out_channels': network.block_out_channels,
+        'layers_per_block': (network.layers_per_block,),
+        'in_channels': (network.in_channels,),
+        'out_channels': (network.out_channels,),
+    }
+    for name, found in numbers.items():
+        if not found or not all(
+            type(n) is int and 1 <= n <= _MOST_CHANNELS for n in found
+        ):
+            raise ValueError(
+                f'{name} must be whole numbers from 1 to {_MOST_CHANNELS}, got '
+                f'{excerpt(str(found))}.'
+            )
+    if max(levels, network.layers_per_block) > _MOST_BLOCKS:
+        raise ValueError(
+            f'a network must have at most {_MOST_BLOCKS} levels, and blocks at '
+            'each of them.'
+        )
     for name in ('down_block_types', 'up_block_types'):
         if len(fields[name]) != levels:
             raise ValueError(

@@ -48,9 +48,16 @@ def to_params(
 @functools.lru_cache(maxsize=8)
 def _expected(network, image_shape):
     """Name to (path of the leaf, its shape)."""
-    variables = jax.eval_shape(
-        network.init, jax.random.key(0), jnp.zeros(image_shape), 1.0
-    )
+    try:
+        variables = jax.eval_shape(
+            network.init, jax.random.key(0), jnp.zeros(image_shape), 1.0
+        )
+    # Numbers of a file that make no network can raise nearly anything.
+    except Exception as error:
+        raise ValueError(
+            'the configuration makes no network '
+            f'({excerpt(str(error)) or type(error).__name__}).'
+        ) from None
     leaves = flax.traverse_util.flatten_dict(variables['params'])
     return {
         f'{"_".join(path[:-1])}.{"bias" if path[-1] == "bias" else "weight"}': (
