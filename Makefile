@@ -4,7 +4,7 @@ BIN := .venv/bin
 # make a decomposition of a second one of a minute.
 test: export OPENBLAS_NUM_THREADS = 1
 
-.PHONY: demo test test-slow lint mutants shell
+.PHONY: demo test test-slow lint mutants campaign shell
 demo: .venv/installed
 	$(BIN)/python -m experiments.demo --out=out/demo
 
@@ -21,6 +21,10 @@ shell: .venv/installed
 # Plants small faults and lists those that no test finds; takes an hour or two.
 mutants: .venv/installed-test
 	$(BIN)/python tests/mutants.py --count=300 --out=out/mutants
+
+# Reads 10,000 damaged inputs and kills 50 runs; takes half an hour at most.
+campaign: .venv/installed-test
+	$(BIN)/python -m tests.campaign --count=10000 --kills=50 --out=out/campaign
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

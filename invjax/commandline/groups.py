@@ -60,7 +60,7 @@ def define_prior(flags: Flags) -> None:
         at_least=0,
         section='prior',
     )
-    define_overrides(flags, section='prior from a file')
+    define_overrides(flags, section='weights file')
 
 
 def define_overrides(flags: Flags, section: str | None = None) -> None:

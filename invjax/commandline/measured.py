@@ -8,12 +8,13 @@ import numpy as np
 from invjax import images, keys, measurement, operators, problem
 from invjax.commandline import groups
 from invjax.commandline.flags import Flags, Given
-from invjax.operators.blur import convolution
+from invjax.operators.blur import convolution, inner_convolution
 from invjax.operators.mask import Mask
 from invjax.problem import Problem
 
 _SECTION = 'measurement'
 _FILES = ('image', 'measurement', 'mask', 'kernel')
+_BOUNDARIES = ['wrap', 'unknown']
 
 
 def define(flags: Flags) -> None:
@@ -58,6 +59,15 @@ def define(flags: Flags) -> None:
         False,
         'Turn --kernel by 180 degrees: for one of a correlation, such as '
         "PyTorch's conv2d.",
+        section=_SECTION,
+    )
+    flags.choice(
+        'boundary',
+        'wrap',
+        _BOUNDARIES,
+        'With --kernel, what lies beyond the edges: wrap, the other side, or '
+        'unknown, as in a photograph, where the outermost pixels of the '
+        'measurement, half a kernel wide, are not used.',
         section=_SECTION,
     )
     define_value_range(flags)
@@ -119,6 +129,8 @@ def check(given: Given) -> dict[str, str]:
         raise ValueError(f'--mask goes with a task of inpainting, not {task}.')
     if given.kernel is not None and task != 'motion_deblur':
         raise ValueError(f'--kernel goes with motion_deblur, not {task}.')
+    if given.kernel is None and given.boundary != 'wrap':
+        raise ValueError('--boundary goes with --kernel.')
     for brought in ('mask', 'kernel'):
         if getattr(given, brought) is not None and parameters:
             raise ValueError(
@@ -157,14 +169,23 @@ def read(given: Given, prior) -> Problem:
             np.asarray(operator.support()),
         )
         print(reading.done)
-        if given.mask is not None:
-            warning = images.check_mask(np.asarray(operator.mask), reading.x)
-            if warning:
-                print(f'warning: {warning}')
+        for warning in _warnings(given, operator, reading.x):
+            print(f'warning: {warning}')
         measured = problem.from_measurement(
             reading.x, operator, given.noise_std, **groups.noise_of(given)
         )
     return measured.replace(task=given.task)
+
+
+def _warnings(given: Given, operator, y: np.ndarray) -> list[str]:
+    """What of the flags does not seem to fit the measurement."""
+    found = []
+    if given.mask is not None:
+        found.append(images.check_mask(np.asarray(operator.mask), y))
+    if given.noise == 'gaussian' and problem.is_picture(operator):
+        observed = np.asarray(operator.support())
+        found.append(images.check_noise(y, given.noise_std, observed))
+    return [warning for warning in found if warning]
 
 
 def read_truth(path, prior, value_range=None) -> np.ndarray:
@@ -184,7 +205,8 @@ def _operator(given: Given, image_shape):
         reading = images.read_blur_kernel(given.kernel, given.flip_kernel)
         print(reading.done)
         height, width = reading.x.shape
-        return convolution(
+        blur = convolution if given.boundary == 'wrap' else inner_convolution
+        return blur(
             reading.x,
             image_shape,
             {'kernel_height': height, 'kernel_width': width},

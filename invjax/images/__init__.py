@@ -3,6 +3,7 @@
     pictures.py   pictures and measurements in [-1, 1]; the rules of values
     masks.py      which pixels are observed
     kernels.py    blur kernels
+    noise.py      how noisy a measurement is
     sets.py       folders and arrays of pictures
     sheets.py     pictures side by side, with titles
     files.py      the decoder of all of them; arrays.py, radiance.py its parts
@@ -13,6 +14,7 @@ was done to it, or refuses in one sentence (ValueError) that names the file.
 
 from invjax.images.kernels import read_blur_kernel, read_kernel
 from invjax.images.masks import MASKS_OF, check_mask, read_mask
+from invjax.images.noise import check_noise, estimate_noise
 from invjax.images.pictures import (
     Reading,
     read_exact,
@@ -31,6 +33,8 @@ __all__ = [
     'PictureSet',
     'Reading',
     'check_mask',
+    'check_noise',
+    'estimate_noise',
     'list_pictures',
     'read_blur_kernel',
     'read_exact',

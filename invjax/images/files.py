@@ -12,6 +12,7 @@ import logging
 import os
 import pathlib
 import warnings
+import zlib
 
 import numpy as np
 import tifffile
@@ -190,7 +191,40 @@ def _read(path: pathlib.Path) -> Raw:
     if start[:4] in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'):
         return _of_tiff(path)
     with _open(path) as image:
-        return of_pillow(image, path)
+        raw = of_pillow(image, path)
+    check_png(path)
+    return raw
+
+
+_PNG = b'\x89PNG\r\n\x1a\n'
+
+
+def check_png(path) -> None:
+    """Refuse a PNG whose pixels do not have their checksums.
+
+    Pillow leaves them unread once it has all rows, so pixels that a flipped bit
+    has changed would pass. Any other file passes here.
+
+    Raises:
+        ValueError: in one sentence that names the file.
+    """
+    data = pathlib.Path(path).read_bytes()
+    if not data.startswith(_PNG):
+        return
+    at, end = len(_PNG), len(data)
+    while at + 12 <= end:
+        length = int.from_bytes(data[at : at + 4])
+        name = data[at + 4 : at + 8]
+        after = at + 8 + length
+        checksum = int.from_bytes(data[after : after + 4])
+        # Chunks in capitals make the pixels; text and dates do not.
+        counts = name[:1].isupper() or name == b'tRNS'
+        if counts and zlib.crc32(data[at + 4 : after]) != checksum:
+            raise Refusal(
+                f'{path} cannot be read as a picture: it is damaged (a checksum '
+                'of its PNG does not fit).'
+            )
+        at = after + 4
 
 
 def _check_size(path, height: int, width: int) -> None:

@@ -16,8 +16,13 @@ _PAINTS = {
     'cyan': (1, 2),
 }
 MASKS_OF = ('black', 'white', 'alpha', *_PAINTS)
-# Of the span of values: what is further from white (or from black) is grey.
-_GREY = 1 / 16
+# Of the span of values: what is further from white (or from black) is grey. In
+# formats that are not exact, black and white are a little off; else a value that
+# lies a little below white is one of a soft edge.
+_GREY = {'JPEG': 1 / 16, 'MPO': 1 / 16, 'WEBP': 1 / 16, 'AVIF': 1 / 16}
+_ALMOST = 1e-6
+# A colour differs in its channels by more of the span.
+_COLOUR = 1 / 16
 # How far a paint's own channels lie above the others: in the middle of it, and
 # beside it, where paint and picture are mixed.
 _PAINTED, _TINTED = 0.4, 0.1
@@ -31,10 +36,10 @@ def read_mask(path, size: tuple[int, int], mask_of: str = 'black') -> Reading:
     """Read which pixels are observed.
 
     In black and white two values of any type are understood: the larger one is
-    white, whether that is 1, 255 or 1.0. All values within a sixteenth of the
-    span from it count as white too, which JPEG needs. Others are grey: pixels
-    at a soft edge, where picture and filling are mixed, which are not observed.
-    A picture that is grey for the most part is no mask.
+    white, whether that is 1, 255 or 1.0. Others are grey: pixels at a soft edge,
+    where picture and filling are mixed, which are not observed. In JPEG, WebP
+    and AVIF values within a sixteenth of the span from white count as white. A
+    picture that is grey for the most part is no mask.
 
     Args:
         path: a picture, or a `.npy` file of (H, W).
@@ -86,7 +91,7 @@ def read_mask(path, size: tuple[int, int], mask_of: str = 'black') -> Reading:
 
 def _black_and_white(raw, mask_of, path):
     colours, opacity = raw.colours.astype(np.float64), raw.opacity
-    if np.ptp(colours, axis=-1).max() > _GREY * np.ptp(colours):
+    if np.ptp(colours, axis=-1).max() > _COLOUR * np.ptp(colours):
         raise ValueError(
             f'{path} is a mask in colour; name the colour of the missing '
             f'pixels as mask_of: {", ".join(_PAINTS)}.'
@@ -104,8 +109,9 @@ def _black_and_white(raw, mask_of, path):
             f'{path} has the value {least:.6g} everywhere, but a mask must '
             'have two: the larger one where a pixel is observed.'
         )
-    is_black = values <= least + _GREY * (largest - least)
-    is_white = values >= largest - _GREY * (largest - least)
+    margin = _GREY.get(raw.source, _ALMOST) * (largest - least)
+    is_black = values <= least + margin
+    is_white = values >= largest - margin
     num_grey = values.size - is_black.sum() - is_white.sum()
     if num_grey > values.size / 2:
         raise ValueError(
@@ -126,11 +132,12 @@ def _opaque(raw, path):
         )
     # Integers may hold 0 and 1 here too.
     opacity = raw.opacity / max(raw.opacity.max(), 1e-12)
-    num_half = np.sum((opacity > _GREY) & (opacity < 1 - _GREY))
+    margin = _GREY.get(raw.source, _ALMOST)
+    num_half = np.sum((opacity > margin) & (opacity < 1 - margin))
     how = 'transparent is missing'
     if num_half:
         how += f', and so are {num_half:,} pixels that are so in part'
-    return opacity >= 1 - _GREY, how
+    return opacity >= 1 - margin, how
 
 
 def _not_painted(raw, paint, path):

@@ -1,7 +1,9 @@
 """Deblurring: Gaussian, separable with reflected edges, and motion.
 
 Motion blur is a convolution with any kernel, with edges that wrap around: then
-it is a product in the Fourier basis, and so is all that is derived from it.
+it is a product in the Fourier basis, and so is all that is derived from it. A
+photograph has no such edges: what lies beside it was blurred into it. There the
+pixels count whose light came from inside alone (`inner_convolution`).
 """
 
 import flax.struct
@@ -10,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
 
-from invjax.operators.base import BaseOperator
+from invjax.operators.base import BaseOperator, Composition, compose
 from invjax.operators.bounds import check_number, check_sides, check_whole
+from invjax.operators.mask import Mask
 from invjax.operators.separable import Factor, Separable
 from invjax.types import Spectrum
 
@@ -274,3 +277,36 @@ def convolution(
         },
         num_channels,
     )
+
+
+def inner_convolution(
+    kernel: np.ndarray,
+    image_shape: tuple[int, int, int],
+    parameters: dict[str, float] | None = None,
+) -> Composition:
+    """Convolution of which only pixels are measured that no edge has reached.
+
+    What lies beyond the edges of a photograph is not known: not what is on the
+    other side, and no mirror image either. So the outermost pixels, half a
+    kernel wide, are left out of the measurement. It is a circular convolution,
+    then a mask.
+
+    Args:
+        kernel: (h, w), odd and smaller than the image.
+        image_shape: (H, W, C).
+        parameters: numbers for records.
+
+    Raises:
+        ValueError: as `convolution`, or if no pixel would be left.
+    """
+    blur = convolution(kernel, image_shape, parameters)
+    height, width, _ = image_shape
+    rows, columns = (side // 2 for side in np.shape(kernel))
+    if 2 * rows >= height or 2 * columns >= width:
+        raise ValueError(
+            f'a kernel of {np.shape(kernel)} leaves no pixel of {height} x '
+            f'{width} that the edges do not reach.'
+        )
+    observed = np.zeros((height, width))
+    observed[rows : height - rows, columns : width - columns] = 1
+    return compose(blur, Mask.of(observed, image_shape))

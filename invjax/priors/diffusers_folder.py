@@ -23,6 +23,7 @@ from invjax import schedule
 from invjax.priors import state_dict, torch_file
 from invjax.priors.denoiser import Denoiser
 from invjax.priors.diffusers_unet import DOWN_BLOCKS, UP_BLOCKS, UNet2D
+from invjax.priors.excerpts import excerpt
 from invjax.priors.parametrisation import Parametrisation
 
 WEIGHTS = (
@@ -55,6 +56,10 @@ _BETA_FIELDS = {
     'beta_end': 'beta_end',
     'rescale_betas_zero_snr': 'zero_terminal',
 }
+# The most noise levels that a network was trained at.
+_MOST_STEPS = 100_000
+# Of a layer, and of levels and their blocks; far above any network's.
+_MOST_CHANNELS, _MOST_BLOCKS = 100_000, 30
 _OUTPUTS = {'epsilon': 'eps', 'sample': 'x_0', 'v_prediction': 'v'}
 # Schedulers that take steps on a table of betas, and differ in the steps alone.
 _BETA_SCHEDULERS = re.compile(
@@ -284,6 +289,25 @@ def _check_network(network: UNet2D) -> None:
                 f'an unconditional prior are {", ".join(known)}.'
             )
     levels = len(network.block_out_channels)
+    numbers = {
+        'block_out_channels': network.block_out_channels,
+        'layers_per_block': (network.layers_per_block,),
+        'in_channels': (network.in_channels,),
+        'out_channels': (network.out_channels,),
+    }
+    for name, found in numbers.items():
+        if not found or not all(
+            type(n) is int and 1 <= n <= _MOST_CHANNELS for n in found
+        ):
+            raise ValueError(
+                f'{name} must be whole numbers from 1 to {_MOST_CHANNELS}, got '
+                f'{excerpt(str(found))}.'
+            )
+    if max(levels, network.layers_per_block) > _MOST_BLOCKS:
+        raise ValueError(
+            f'a network must have at most {_MOST_BLOCKS} levels, and blocks at '
+            'each of them.'
+        )
     for name in ('down_block_types', 'up_block_types'):
         if len(fields[name]) != levels:
             raise ValueError(
@@ -340,6 +364,13 @@ def levels_from_scheduler(
             no signal, for a network that predicts the noise.
     """
     kind = scheduler.get('_class_name', 'DDPMScheduler')
+    num_steps = scheduler.get('num_train_timesteps', 1000)
+    # Before tables of that length are made.
+    if type(num_steps) is not int or not 2 <= num_steps <= _MOST_STEPS:
+        raise ValueError(
+            f'num_train_timesteps must be a number from 2 to {_MOST_STEPS}, got '
+            f'{excerpt(str(num_steps))}.'
+        )
     if kind == 'ScoreSdeVeScheduler':
         levels = schedule.Sigmas(
             # Its pipeline's images are in [0, 1], ours twice as wide.

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from invjax.priors import sizes
+from invjax.priors.excerpts import excerpt
 
 
 def to_params(
@@ -36,7 +37,9 @@ def to_params(
     leaves = _expected(network, image_shape)
     fault = _mismatch(tensors, leaves)
     if fault is not None:
-        raise ValueError(f'the weights do not fit the configuration: {fault}.')
+        raise ValueError(
+            f'the weights do not fit the configuration: {excerpt(fault, 400)}.'
+        )
     params = {
         path: _to_flax(tensors[name], shape)
         for name, (path, shape) in leaves.items()
@@ -59,9 +62,16 @@ def flax_shapes(
 
 @functools.lru_cache(maxsize=8)
 def _shapes(network, image_shape):
-    variables = jax.eval_shape(
-        network.init, jax.random.key(0), jnp.zeros(image_shape), 1.0
-    )
+    try:
+        variables = jax.eval_shape(
+            network.init, jax.random.key(0), jnp.zeros(image_shape), 1.0
+        )
+    # Numbers of a file that make no network can raise nearly anything.
+    except Exception as error:
+        raise ValueError(
+            'the configuration makes no network '
+            f'({excerpt(str(error)) or type(error).__name__}).'
+        ) from None
     leaves = flax.traverse_util.flatten_dict(variables['params'])
     return {path: leaf.shape for path, leaf in leaves.items()}
 

@@ -102,8 +102,9 @@ def sentences(judged: Mapping[str, Any]) -> list[str]:
         lines.append(
             'the restoration does not explain the measurement: its residual is '
             f'more than {success["most_residual"]} times what the noise leaves; '
-            'the task, its parameters or noise_std may be others than those of '
-            'the measurement, or the method failed.'
+            'the task, its parameters (for a kernel, boundary and flip_kernel '
+            'too) or noise_std may be others than those of the measurement, or '
+            'the method failed.'
         )
     if 'samples' in judged:
         lines += _sentences_of_samples(judged['samples'], judged['restored'])
@@ -178,6 +179,12 @@ def _draw_uncertainty(folder, samples, best):
     figures.save(figure, folder, 'uncertainty')
 
 
+def _ratio(a, b) -> np.ndarray:
+    """a / b; NaN, which a plot leaves out, where b is 0."""
+    a, b = np.asarray(a), np.asarray(b)
+    return np.divide(a, b, out=np.full(b.shape, np.nan), where=b != 0)
+
+
 def _draw_traces(folder, restoration: Restoration):
     """How each sample went, step by step."""
     info = restoration.info
@@ -187,12 +194,18 @@ def _draw_traces(folder, restoration: Restoration):
     figure, axes = figures.subplots(1, 3, 7, 1.9)
     panels = (
         ('residual norm', info.residual, 'log'),
-        ('guidance / prior step', info.guidance / info.prior_step, 'log'),
+        (
+            'guidance / prior step',
+            _ratio(info.guidance, info.prior_step),
+            'log',
+        ),
         ('fraction of clipped values', info.clipped, 'linear'),
     )
-    for axis, (title, values, scale) in zip(axes[0], panels, strict=True):
+    for axis, (title, values, yscale) in zip(axes[0], panels, strict=True):
         axis.plot(np.asarray(steps.t), values.T, linewidth=0.8)
-        axis.set(title=title, xlabel='timestep', yscale=scale)
+        # Some methods have no guidance in any step.
+        yscale = yscale if (values > 0).any() else 'linear'
+        axis.set(title=title, xlabel='timestep', yscale=yscale)
         axis.invert_xaxis()
     expected = float(restoration.problem.expected_residual_norm())
     axes[0, 0].axhline(expected, color='black', linestyle=':', label='expected')

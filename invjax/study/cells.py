@@ -26,6 +26,7 @@ import numpy as np
 from PIL import Image
 
 from invjax import images
+from invjax.images import files
 from invjax.strict_json import as_json
 from invjax.study.plan import PROTOCOL
 
@@ -40,10 +41,16 @@ def cell_id(protocol: dict) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _checksum(scores: dict) -> int:
-    """Of scores, which damage could change without a trace."""
+def _checksum(scores: dict, name: str | None = None) -> int:
+    """Of scores, which damage could change without a trace.
+
+    Args:
+        scores: plain data.
+        name: of their cell, whose scores they must be; None as in lines from
+            before it was part of the sum.
+    """
     text = json.dumps(as_json(scores), sort_keys=True)
-    return zlib.crc32(text.encode())
+    return zlib.crc32(f'{name or ""}{text}'.encode())
 
 
 def _canonical(data: Any) -> Any:
@@ -138,7 +145,7 @@ class Store:
             'id': name,
             'protocol': protocol,
             'scores': scores,
-            'checksum': _checksum(scores),
+            'crc32': _checksum(scores, name),
         }
         line = json.dumps(as_json(cell), allow_nan=False)
         with self._lines.open('a+b') as file:
@@ -189,6 +196,7 @@ def is_picture(path: pathlib.Path) -> bool:
     try:
         with Image.open(path) as picture:
             picture.load()
+        files.check_png(path)
     except (OSError, SyntaxError, ValueError):
         return False
     return True
@@ -266,7 +274,13 @@ def _parse(line: bytes) -> dict | str:
             )
         if cell['id'] != cell_id(protocol):
             return 'its name does not fit its protocol, left out.'
-        if cell['checksum'] != _checksum(scores):
+        # Lines of earlier versions have one of the scores alone.
+        is_right = (
+            cell['crc32'] == _checksum(scores, cell['id'])
+            if 'crc32' in cell
+            else cell['checksum'] == _checksum(scores)
+        )
+        if not is_right:
             return 'its scores do not have their checksum, left out.'
     except (KeyError, TypeError, AttributeError):
         return 'no cell, left out.'

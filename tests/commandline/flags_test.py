@@ -4,10 +4,13 @@ import contextlib
 import importlib
 import io
 import pathlib
+import re
+from unittest import mock
 
 from absl.testing import absltest, parameterized
 
-from invjax.commandline import program
+from experiments import restore
+from invjax.commandline import groups, program
 from invjax.commandline.flags import Flags
 
 _BINARIES = sorted(
@@ -91,6 +94,44 @@ class BinariesTest(parameterized.TestCase):
         for line in out.getvalue().splitlines():
             if line.startswith('  --'):
                 self.assertRegex(line, r'^  --\S+: \S')
+
+
+class OverridesTest(absltest.TestCase):
+    def test_every_binary_with_a_prior_takes_what_a_file_does_not_tell(self):
+        folder = pathlib.Path(restore.__file__).parent
+        asked = {
+            'image_size': 32,
+            'noise_schedule': 'cosine',
+            'num_train_steps': 4000,
+            'rescale_timesteps': True,
+            'weights_key': 'ema',
+        }
+        found = []
+        for path in sorted(folder.glob('*.py')):
+            text = path.read_text()
+            if 'FLAGS' not in text or not re.search(
+                r'define_(prior|overrides)', text
+            ):
+                self.assertNotIn('load_prior', text, path.name)
+                continue
+            binary = importlib.import_module(f'experiments.{path.stem}')
+            given = binary.FLAGS.parse(
+                [path.stem, *(f'--{name}={v}' for name, v in asked.items())]
+            )
+            self.assertEqual(groups.overrides_of(given), asked)
+            found.append(path.stem)
+        self.assertContainsSubset(
+            ['convert_weights', 'evaluate', 'restore', 'sweep', 'tune'], found
+        )
+
+    def test_they_reach_the_prior(self):
+        given = restore.FLAGS.parse(
+            ['restore', '--prior=a.pt', '--num_train_steps=4000']
+        )
+        with mock.patch.object(groups.checkpoint, 'load_prior') as load:
+            load.return_value.image_shape = (8, 8, 3)
+            groups.load_prior(given)
+        self.assertEqual(load.call_args.kwargs['num_train_steps'], 4000)
 
 
 if __name__ == '__main__':

@@ -41,7 +41,7 @@ class Opcodes(NamedTuple):
 
 
 def opcodes_of(value) -> bytes:
-    """Spell a value: one of the above, a dict, a tuple or an atom."""
+    """Spell a value: one of the above, a dict, a list, a tuple or an atom."""
     match value:
         case Global(module, name):
             return f'c{module}\n{name}\n'.encode()
@@ -56,6 +56,8 @@ def opcodes_of(value) -> bytes:
         case dict():
             parts = [part for item in value.items() for part in item]
             return b'}(' + b''.join(map(opcodes_of, parts)) + b'u'
+        case list():
+            return b'](' + b''.join(map(opcodes_of, value)) + b'e'
         case tuple():
             return b'(' + b''.join(map(opcodes_of, value)) + b't'
         case _:

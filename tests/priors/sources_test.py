@@ -217,7 +217,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
     def answer(self, with_body):
         self.asked.append(self.path)
-        prefix, info = '/me/small/resolve/' + 40 * 'a' + '/', '/api/models/me/'
+        prefix, info = '/me/small/resolve/main/', '/api/models/me/'
         headers = {'X-Repo-Commit': 40 * 'a'}
         if self.path.startswith(info + 'small'):
             files = [
