@@ -38,7 +38,10 @@ _ROOMS = {
         {'choosing', 'evaluation', 'sweeping', 'sweeps', 'validating'},
     ],
     'report': [
-        {'figures', 'pages'},
+        {'figures', 'drawing'},
+        {'pages'},
+        {'sprites'},
+        {'explorer', 'methods_page', 'restored_page'},
         {
             *('benchmarks', 'comparisons', 'evaluations', 'paper'),
             *('restored', 'sweeps', 'validations'),

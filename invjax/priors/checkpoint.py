@@ -297,7 +297,8 @@ def _folder_name(stem: str, sha256: str, options: dict) -> str:
 
 def _restore(folder: pathlib.Path, dtype, remat) -> NetworkPrior:
     params, fields = kept.read(folder)
-    card = Card(fields, Card.read(folder).tuned)
+    beside = Card.read(folder)
+    card = Card(fields, beside.tuned, beside.calibrated)
     if not kept.has_checksum(folder):
         warnings.warn(
             f'{folder} has no checksum, so damage to it would not be noticed; '
