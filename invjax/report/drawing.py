@@ -77,9 +77,11 @@ def number(value: float) -> str:
     return f'{value:.3g}' if abs(value) < 1000 else f'{value:,.0f}'
 
 
-def _svg(width: float, height: float, label: str, *parts: str) -> Markup:
+def _svg(
+    width: float, height: float, label: str, *parts: str, name: str = 'plot'
+) -> Markup:
     return Markup(
-        f'<svg class="plot" viewBox="0 0 {width:g} {height:g}" role="img" '
+        f'<svg class="{name}" viewBox="0 0 {width:g} {height:g}" role="img" '
         f'aria-label="{escape(label)}">{"".join(parts)}</svg>'
     )
 
@@ -201,6 +203,7 @@ def scale(
         _text(width / 2, 26, number(middle)),
         _text(width - 1, 26, number(high), 'end'),
         _text(width / 2, 38, unit, 'middle', ' class="small"'),
+        name='plot scale',
     )
 
 

@@ -137,7 +137,7 @@ def _shown(part: Part, lossless: bool, most: int) -> dict[str, Any]:
         'pictures': _pictures(part, samples, finite, lossless, most),
         'operator': _pictures_of_operator(measured),
         'operator_words': [
-            (name, _words(value))
+            (name.replace('_', ' '), _words(value))
             for name, value in measured.operator.describe().items()
         ],
         'residual': _pictures_of_residual(measured, samples[0]),
