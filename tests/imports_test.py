@@ -35,7 +35,7 @@ _ROOMS = {
         {'plan', 'verdict'},
         {'cells', 'summaries'},
         {'running'},
-        {'choosing', 'evaluation', 'sweeping', 'sweeps', 'validating'},
+        {'choosing', 'evaluation', 'sweeping', 'sweeps', 'tidy', 'validating'},
     ],
     'report': [
         {'figures', 'drawing'},
