@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from invjax import metrics, tuning
+from invjax.problem import Problem
 from invjax.report import pages, sprites
 from invjax.study import summaries
 from invjax.study.cells import read_picture
+from invjax.study.choosing import Choice
 from invjax.study.plan import MEASUREMENT
 
 # A score's name, how it is called, and the sign of better; 0 where 1 is best.
@@ -106,6 +108,30 @@ def group_of_cells(
         protocol = restored[0]['protocol']
         name = f'{protocol["task"]} by {protocol["method"]}'
     return Group(name, shots, references)
+
+
+def group_of_choice(found: Choice, problem: Problem, name: str = '') -> Group:
+    """A group of what `invjax.tune` tried.
+
+    Args:
+        found: what it gave.
+        problem: the measurement.
+        name: of the group.
+    """
+    references = {'measurement': problem.as_picture()}
+    if problem.truth is not None:
+        references['truth'] = np.asarray(problem.truth)
+    shots = [
+        Shot(
+            row['setting'],
+            0,
+            0,
+            {n: v for n, v in row.items() if n != 'setting'},
+            lambda x=x: np.clip(np.nan_to_num(x), -1, 1),
+        )
+        for row, x in zip(found.rows, found.samples, strict=True)
+    ]
+    return Group(name or found.method.name, shots, {0: references})
 
 
 def _setting(protocol: Mapping[str, Any]) -> dict[str, Any]:
