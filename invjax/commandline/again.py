@@ -30,9 +30,7 @@ def command_line(binary: str, given: Given) -> str:
             parts += [shlex.quote(f'--{name}={v}') for v in value]
         else:
             values = value if isinstance(value, list | tuple) else [value]
-            parts.append(
-                shlex.quote(f'--{name}={",".join(map(str, values))}')
-            )
+            parts.append(shlex.quote(f'--{name}={",".join(map(str, values))}'))
     lines, line = [], parts[0]
     for part in parts[1:]:
         if len(line) + len(part) > _WIDTH:

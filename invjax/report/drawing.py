@@ -233,7 +233,9 @@ def outline(where: np.ndarray) -> str:
     return ''.join(parts)
 
 
-def gauge(values: Sequence[float], low: float, high: float, most: float) -> Markup:
+def gauge(
+    values: Sequence[float], low: float, high: float, most: float
+) -> Markup:
     """Chi-squares on a logarithmic line, with what is expected as a band.
 
     Args:

@@ -208,7 +208,9 @@ def grid(group: Group) -> Grid:
         ): shot
         for shot in group.shots
     }
-    ordered = dict(sorted(at.items(), key=lambda i: (i[0][1], i[0][0], i[0][2])))
+    ordered = dict(
+        sorted(at.items(), key=lambda i: (i[0][1], i[0][0], i[0][2]))
+    )
     found = [n for n in SCORES if any(n in s.scores for s in group.shots)]
     scores = {}
     for name in found:
@@ -385,7 +387,9 @@ def write(
             pictures += [found.shots[found.places[w]].x() for w in wanted]
             lists.append(pictures)
             places += [[*w, len(there) + k] for k, w in enumerate(wanted)]
-            data['sprites'].append({'references': there, 'list': len(lists) - 1})
+            data['sprites'].append(
+                {'references': there, 'list': len(lists) - 1}
+            )
         data['places'] = places
         parts.append(data)
     fit = sprites.fitting(lists, pages.MAX_BYTES - _FOR_THE_REST)

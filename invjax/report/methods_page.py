@@ -275,9 +275,7 @@ def write(
             }
             for i, row in enumerate(rows)
         ],
-        costs=sorted(
-            {cost for cost in map(_cost, rows) if cost is not None}
-        ),
+        costs=sorted({cost for cost in map(_cost, rows) if cost is not None}),
         faces=shown,
         protocol=protocol,
         coverage=[
@@ -315,7 +313,13 @@ def _cost(row: Entry) -> int | None:
 def _cell(i: int, row: Entry, name: str, best) -> dict[str, Any]:
     estimate = row.scores.get(name)
     if estimate is None or np.isnan(estimate.mean):
-        return {'text': '–', 'error': '', 'sort': '', 'value': '', 'best': False}
+        return {
+            'text': '–',
+            'error': '',
+            'sort': '',
+            'value': '',
+            'best': False,
+        }
     value = _value(name, estimate.mean)
     error = estimate.standard_error
     return {

@@ -573,7 +573,10 @@ def _kernel(operator) -> np.ndarray | None:
     rows = np.abs(np.flatnonzero(seen.any(axis=1)) - height // 2)
     columns = np.abs(np.flatnonzero(seen.any(axis=0)) - width // 2)
     # A response all over the picture is no kernel.
-    if not rows.size or max(rows.max(), columns.max()) >= min(height, width) // 2:
+    if (
+        not rows.size
+        or max(rows.max(), columns.max()) >= min(height, width) // 2
+    ):
         return None
     r, c = int(rows.max()), int(columns.max())
     cut = response[
@@ -586,9 +589,7 @@ def _kernel(operator) -> np.ndarray | None:
 def _traces(found: Restoration) -> list[tuple[str, Markup]]:
     """How each sample went, step by step."""
     info = found.info
-    steps = schedule.reverse_steps(
-        np.asarray(found.alpha_bar), found.num_steps
-    )
+    steps = schedule.reverse_steps(np.asarray(found.alpha_bar), found.num_steps)
     expected = float(found.problem.expected_residual_norm())
     with np.errstate(divide='ignore', invalid='ignore'):
         ratio = np.asarray(info.guidance) / np.asarray(info.prior_step)

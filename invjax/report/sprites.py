@@ -104,9 +104,7 @@ def make(pictures: Sequence[np.ndarray], quality: int | None = None) -> Sprites:
                 np.nan_to_num(x, posinf=0, neginf=0)
             )
         buffer = io.BytesIO()
-        kind = (
-            {'lossless': True} if quality is None else {'quality': quality}
-        )
+        kind = {'lossless': True} if quality is None else {'quality': quality}
         Image.fromarray(sheet).save(buffer, 'WEBP', **kind)
         sheets.append(buffer.getvalue())
     return Sprites(sheets, columns, per_sheet, width, height)

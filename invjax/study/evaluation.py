@@ -554,7 +554,8 @@ def as_toml(found: Evaluation) -> str:
             for e in row.observed
         ]
         settings = ', '.join(
-            f'{name} = {_toml(value)}' for name, value in of_row.settings.items()
+            f'{name} = {_toml(value)}'
+            for name, value in of_row.settings.items()
         )
         numbers = {
             'nominal': [float(v) for v in row.nominal],

@@ -65,9 +65,11 @@ class BrowserTest(parameterized.TestCase):
         page.on('pageerror', lambda error: self.wrong.append(str(error)))
         page.on(
             'console',
-            lambda message: self.wrong.append(message.text)
-            if message.type in ('error', 'warning')
-            else None,
+            lambda message: (
+                self.wrong.append(message.text)
+                if message.type in ('error', 'warning')
+                else None
+            ),
         )
         page.on('request', lambda request: self.requests.append(request.url))
         page.goto(self.path.as_uri())

@@ -2,11 +2,11 @@
 
 import pathlib
 import tempfile
+from unittest import mock
 
 import hand_made
 import numpy as np
 from absl.testing import absltest
-from unittest import mock
 
 from invjax import images
 from invjax.report import explorer, pages, sprites
@@ -133,15 +133,17 @@ class ExplorerTest(absltest.TestCase):
         noise = rng.uniform(-1, 1, (8, 64, 64, 3))
         shots = [
             explorer.Shot(
-                {'a': a, 'b': b}, image, 0, {'psnr': 1.0}, lambda a=a: noise[a % 8]
+                {'a': a, 'b': b},
+                image,
+                0,
+                {'psnr': 1.0},
+                lambda a=a: noise[a % 8],
             )
             for image in range(4)
             for a in range(16)
             for b in range(32)
         ]
-        explorer.write(
-            self.path, 'many', [explorer.Group('g', shots, {})], {}
-        )
+        explorer.write(self.path, 'many', [explorer.Group('g', shots, {})], {})
         self.assertLess(self.path.stat().st_size, pages.MAX_BYTES)
 
 

@@ -21,8 +21,9 @@ SIDE = 16
 
 def restoration(num_samples=3, task='box_inpainting', noise_std=0.05):
     """Samples around a truth, of a measurement with noise, by no network."""
-    import invjax
     import jax
+
+    import invjax
 
     rng = np.random.default_rng(0)
     truth = rng.uniform(-0.8, 0.8, (SIDE, SIDE, 3)).astype(np.float32)

@@ -39,9 +39,7 @@ class MethodsPageTest(absltest.TestCase):
         self.assertTrue(page.balanced)
         self.assertEqual(page.outside(), [])
         sorts = [a['data-sort'] for a in page.of('td') if 'data-sort' in a]
-        self.assertEqual(
-            sorts[:6], ['30.0', '2.0', '', '', '21.5', '1.0']
-        )
+        self.assertEqual(sorts[:6], ['30.0', '2.0', '', '', '21.5', '1.0'])
         self.assertIn('21.50', page.text)
         self.assertIn('± 0.10', page.text)
 
@@ -65,7 +63,9 @@ class MethodsPageTest(absltest.TestCase):
         rows = hand_made.entries()
         page = self.page(rows)
         found = {
-            a['id']: base64.b64decode(a['href'].partition('base64,')[2]).decode()
+            a['id']: base64.b64decode(
+                a['href'].partition('base64,')[2]
+            ).decode()
             for a in page.of('a')
             if 'download' in a
         }

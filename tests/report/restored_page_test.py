@@ -117,7 +117,9 @@ class RestoredPageTest(parameterized.TestCase):
         self.assertAlmostEqual(high, 1 + 2 / 288**0.5)
 
     def test_too_many_samples_are_left_out_with_a_word(self):
-        found = hand_made.restoration(num_samples=restored_page._MOST_SAMPLES + 2)
+        found = hand_made.restoration(
+            num_samples=restored_page._MOST_SAMPLES + 2
+        )
         part = restored_page.part('', found, restored.judge(found))
         restored_page.write(self.path, '', [part], {})
         self.assertIn('2 more samples', self.path.read_text())
@@ -138,23 +140,21 @@ class OutlineTest(absltest.TestCase):
     def test_the_outline_of_a_pixel_is_its_four_sides(self):
         where = np.zeros((4, 5), bool)
         where[1, 2] = True
-        self.assertEqual(
-            drawing.outline(where), 'M2 1h1M2 2h1M2 1v1M3 1v1'
-        )
+        self.assertEqual(drawing.outline(where), 'M2 1h1M2 2h1M2 1v1M3 1v1')
 
     def test_neighbours_share_no_side(self):
         # A rectangle of 2 x 3 has two sides of 3 and two of 2.
         where = np.zeros((4, 5), bool)
         where[1:3, 1:4] = True
-        self.assertEqual(
-            drawing.outline(where), 'M1 1h3M1 3h3M1 1v2M4 1v2'
-        )
+        self.assertEqual(drawing.outline(where), 'M1 1h3M1 3h3M1 1v2M4 1v2')
 
     def test_no_pixel_has_no_outline(self):
         self.assertEqual(drawing.outline(np.zeros((3, 3), bool)), '')
 
     def test_ticks_are_round_and_inside(self):
-        np.testing.assert_allclose(drawing.ticks(0.1, 1.05), [0.25, 0.5, 0.75, 1])
+        np.testing.assert_allclose(
+            drawing.ticks(0.1, 1.05), [0.25, 0.5, 0.75, 1]
+        )
         np.testing.assert_allclose(drawing.log_ticks(0.5, 200), [1, 10, 100])
 
 
