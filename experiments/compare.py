@@ -14,11 +14,11 @@ without compilation.
 """
 
 from invjax import operators
-from invjax.commandline import groups, record, studied
+from invjax.commandline import again, groups, record, studied
 from invjax.commandline.flags import Flags
 from invjax.commandline.program import run
 from invjax.comparison import comparing, remote
-from invjax.report import comparisons
+from invjax.report import comparisons, methods_page
 from invjax.study.plan import Data
 
 FLAGS = Flags(__doc__)
@@ -73,20 +73,33 @@ def main(given):
         )
     lines = comparisons.table(found.runs)
     (out / 'compare.md').write_text('\n'.join(lines) + '\n')
+    of_run = {
+        'prior': prior.card.as_dict(),
+        'peer': found.versions,
+        **record.provenance(given),
+    }
     record.write_json(
         out / 'compare.json',
-        {
-            'runs': [run.describe() for run in found.runs],
-            'prior': prior.card.as_dict(),
-            'peer': found.versions,
-            **record.provenance(given),
-        },
+        {'runs': [run.describe() for run in found.runs], **of_run},
+    )
+    shown = found.images[: given.num_shown]
+    methods_page.write(
+        out / 'report.html',
+        'Beside deepinv',
+        comparisons.entries(found.runs, shown),
+        of_run,
+        truths={i: image.truth for i, image in enumerate(shown)},
+        protocol=f'{given.num_images} images, noise of standard deviation '
+        f'{given.noise_std:g} in [-1, 1] units, seed {given.seed}; seconds are '
+        'medians.',
+        command=again.command_line('compare', given),
     )
     for task in given.tasks:
         of_task = [run for run in found.runs if run.task == task]
-        sheet = comparisons.sheet(of_task, found.images[: given.num_shown])
+        sheet = comparisons.sheet(of_task, shown)
         sheet.save(out / f'compare_{task}.png')
     print('\n'.join(['', *lines]))
+    print(f'report: {out / "report.html"}')
 
 
 def _tuning(given, prior) -> Data | None:

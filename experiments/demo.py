@@ -8,9 +8,10 @@ The face is a crop of NASA's portrait of Eileen Collins (public domain).
 import pathlib
 
 from invjax import images, measurement, restoration
-from invjax.commandline import groups, measured, progress, record
+from invjax.commandline import again, groups, measured, progress, record
 from invjax.commandline.flags import Flags
 from invjax.commandline.program import run
+from invjax.report import restored, restored_page
 from invjax.timing import sampling_seconds
 
 FLAGS = Flags(__doc__)
@@ -25,10 +26,10 @@ _METHOD = 'wiener'
 
 def main(given):
     out = record.make_folder(given.out, 'demo')
-    record.say_if_replaced(out, 'sheet.png')
+    record.say_if_replaced(out, 'sheet.png', 'report.html')
     prior = groups.load_prior(given)
     truth = measured.read_truth(_FACE, prior)
-    rows, labels, found = [], [], {}
+    rows, labels, found, parts = [], [], {}, []
     for task in _TASKS:
         problem = measurement.measure(truth, task, seed=given.seed)
         with sampling_seconds() as seconds:
@@ -61,17 +62,24 @@ def main(given):
             'seconds': seconds,
         }
         result.save(out / f'{task}_restored.png')
+        judged = restored.judge(result)
+        parts.append(restored_page.part(task, result, judged, prior.card))
     titles = ['truth', 'measurement', 'restored']
     images.sheet(rows, titles, labels).save(out / 'sheet.png')
-    record.write_json(
-        out / 'result.json',
-        {
-            'tasks': found,
-            'prior': prior.card.as_dict(),
-            **record.provenance(given),
-        },
+    found = {
+        'tasks': found,
+        'prior': prior.card.as_dict(),
+        **record.provenance(given),
+    }
+    record.write_json(out / 'result.json', found)
+    restored_page.write(
+        out / 'report.html',
+        'Three tasks on one face',
+        parts,
+        found,
+        again.command_line('demo', given),
     )
-    print(f'pictures: {out / "sheet.png"}')
+    print(f'report: {out / "report.html"}; pictures: {out / "sheet.png"}')
 
 
 if __name__ == '__main__':

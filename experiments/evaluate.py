@@ -19,15 +19,19 @@ line a method over its numbers of steps. Where nothing is missing, the same
 command only draws again. `--calibration` adds how often central intervals of
 the samples hold the truth, against how often they should, as a table and a plot.
 With `--choose_sample` the sample with the least residual stands for an image, as
-one would choose without the truth where a task fails at random.
+one would choose without the truth where a task fails at random. `report.html` is
+the table as a page, `methods.tex` in LaTeX, `records.csv` has a row a cell, and
+`calibration.toml`, laid beside a prior, tells `restore` what may be believed
+(docs/report.md).
 """
 
-from invjax.commandline import groups, progress, record, studied
+from invjax.commandline import again, groups, progress, record, studied
 from invjax.commandline.flags import Flags
 from invjax.commandline.program import run
 from invjax.operators import OPERATORS
 from invjax.report import evaluations as figures
-from invjax.study import evaluation
+from invjax.report import methods_page
+from invjax.study import evaluation, tidy
 
 FLAGS = Flags(__doc__)
 groups.define_prior(FLAGS)
@@ -100,18 +104,33 @@ def main(given):
     if found.coverage:
         lines += ['', *evaluation.coverage_table(found.coverage)]
         figures.calibration(out, found.coverage)
+        (out / 'calibration.toml').write_text(evaluation.as_toml(found))
     (out / 'evaluation.md').write_text('\n'.join(lines) + '\n')
     figures.fronts(out, found.rows)
+    of_run = {
+        'prior': data.prior.card.as_dict(),
+        **record.provenance(given),
+    }
     record.write_json(
-        out / 'evaluation.json',
-        {
-            'rows': found.as_data(),
-            'prior': data.prior.card.as_dict(),
-            **record.provenance(given),
-        },
+        out / 'evaluation.json', {'rows': found.as_data(), **of_run}
+    )
+    table = methods_page.entries(found)
+    protocol = evaluation.protocol_words(found)
+    cells = [cell for row in found.rows for cell in row.cells]
+    (out / 'records.csv').write_text(tidy.as_csv(tidy.rows(cells)))
+    (out / 'methods.tex').write_text(methods_page.as_latex(table, protocol))
+    methods_page.write(
+        out / 'report.html',
+        'Methods and tasks',
+        table,
+        of_run,
+        truths=dict(data.numbered()),
+        protocol=protocol,
+        command=again.command_line('evaluate', given),
+        coverage=found.coverage,
     )
     print('\n'.join(lines))
-    print(f'written: {out / "evaluation.md"} and the fronts beside it')
+    print(f'report: {out / "report.html"}; table: {out / "evaluation.md"}')
 
 
 if __name__ == '__main__':

@@ -9,7 +9,7 @@ already is a --measurement. Several samples also give their mean and a map of
 their standard deviation, and say how much they differ and, where a truth is
 known, how often they enclose it. The success rate is how many of them explain
 the measurement: a task such as phase retrieval fails at random, and needs
-several starts.
+several starts. `report.html` shows all of it on one page (docs/report.md).
 """
 
 import time
@@ -17,10 +17,10 @@ import time
 import numpy as np
 
 from invjax import restoration
-from invjax.commandline import groups, measured, progress, record
+from invjax.commandline import again, groups, measured, progress, record
 from invjax.commandline.flags import Flags
 from invjax.commandline.program import run
-from invjax.report import restored
+from invjax.report import restored, restored_page
 from invjax.timing import sampling_seconds
 
 FLAGS = Flags(__doc__)
@@ -72,21 +72,27 @@ def main(given):
         raise ValueError('nothing was restored, and no picture was written.')
     judged = restored.judge(result)
     restored.write(out, result, judged)
-    record.write_json(
-        out / 'result.json',
-        {
-            **judged,
-            'noise': groups.noise_of(given) or {'noise': 'gaussian'},
-            'input_sha256': inputs,
-            'prior': prior.card.as_dict(),
-            'seconds': {'load': load_seconds, **seconds},
-            **record.provenance(given),
-        },
+    found = {
+        **judged,
+        'noise': groups.noise_of(given) or {'noise': 'gaussian'},
+        'input_sha256': inputs,
+        'prior': prior.card.as_dict(),
+        'seconds': {'load': load_seconds, **seconds},
+        **record.provenance(given),
+    }
+    record.write_json(out / 'result.json', found)
+    restored_page.write(
+        out / 'report.html',
+        f'{given.task} by {given.method}',
+        [restored_page.part(given.task, result, judged, prior.card)],
+        found,
+        again.command_line('restore', given),
+        again.restoration_in_python(given, prior.image_shape),
     )
     for line in restored.sentences(judged):
         print(line)
     print(', '.join(f'{v:.1f} s {name}' for name, v in seconds.items()))
-    print(f'pictures: {out / "sheet.png"}')
+    print(f'report: {out / "report.html"}; pictures: {out / "sheet.png"}')
 
 
 if __name__ == '__main__':

@@ -6,14 +6,16 @@
 Each cell is written as it finishes: a line of `cells-0.jsonl` and a picture. The
 same command continues an interrupted sweep, and a larger one computes only what
 is new; several may run into one folder. At the end comes a table of means with
-standard errors, and a sheet of the first images: truth, measurement, then one
-column a setting. A grid may also have `noise_std`.
+standard errors, a sheet of the first images (truth, measurement, then one column
+a setting), and `report.html`, where a slider for each hyperparameter changes the
+picture (docs/report.md). A grid may also have `noise_std`.
 """
 
 from invjax import images
-from invjax.commandline import groups, progress, record, studied
+from invjax.commandline import again, groups, progress, record, studied
 from invjax.commandline.flags import Flags
 from invjax.commandline.program import run
+from invjax.report import explorer
 from invjax.study import running, sweeping
 
 FLAGS = Flags(__doc__)
@@ -63,16 +65,23 @@ def main(given):
         return
     print('\n'.join(found.table()))
     _write_sheet(out, found, data)
-    record.write_json(
-        out / 'sweep.json',
-        {
-            'seconds': done.seconds,
-            'cells_computed': done.num_computed,
-            'prior': data.prior.card.as_dict(),
-            **record.provenance(given),
-        },
+    of_run = {
+        'seconds': done.seconds,
+        'cells_computed': done.num_computed,
+        'prior': data.prior.card.as_dict(),
+        **record.provenance(given),
+    }
+    record.write_json(out / 'sweep.json', of_run)
+    title = f'{given.task} by {given.method}'
+    truths = dict(data.numbered())
+    explorer.write(
+        out / 'report.html',
+        f'{title}: {", ".join(values) or "one setting"}',
+        [explorer.group_of_cells(out, found.cells, truths, title)],
+        of_run,
+        again.command_line('sweep', given),
     )
-    print(f'{counted}; pictures: {out}/sheet.png')
+    print(f'{counted}; report: {out}/report.html; pictures: {out}/sheet.png')
 
 
 def _write_sheet(out, found, data):

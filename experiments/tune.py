@@ -16,9 +16,10 @@ import time
 import numpy as np
 
 from invjax import images
-from invjax.commandline import groups, measured, progress, record
+from invjax.commandline import again, groups, measured, progress, record
 from invjax.commandline.flags import Flags
 from invjax.commandline.program import run
+from invjax.report import explorer
 from invjax.study import choosing
 
 FLAGS = Flags(__doc__)
@@ -79,26 +80,34 @@ def main(given):
     images.write_image(out / 'restored.png', pictures[found.chosen])
     titles = [line.partition('  ')[0].replace(' g', '\ng') for line in lines]
     images.sheet([pictures], titles).save(out / 'sheet.png')
-    record.write_json(
-        out / 'tune.json',
-        {
-            **found.method.describe(),
-            'task': given.task,
-            'operator': problem.operator.describe(),
-            'noise_std': float(problem.noise_std),
-            'by': found.by,
-            'chosen': found.setting,
-            'rows': found.rows,
-            'input_sha256': inputs,
-            'prior': prior.card.as_dict(),
-            'seconds': time.perf_counter() - start,
-            **record.provenance(given),
-        },
-    )
+    of_run = {
+        **found.method.describe(),
+        'task': given.task,
+        'operator': problem.operator.describe(),
+        'noise_std': float(problem.noise_std),
+        'by': found.by,
+        'chosen': found.setting,
+        'rows': found.rows,
+        'input_sha256': inputs,
+        'prior': prior.card.as_dict(),
+        'seconds': time.perf_counter() - start,
+        **record.provenance(given),
+    }
+    record.write_json(out / 'tune.json', of_run)
     print('\n'.join(lines))
     as_flags = ' '.join(f'--{n}={v:g}' for n, v in found.setting.items())
-    print(f'chosen by {found.by}: {as_flags}')
-    print(f'pictures: {out / "sheet.png"}')
+    chosen = f'chosen by {found.by}: {as_flags}'
+    title = f'{given.task} by {given.method}'
+    explorer.write(
+        out / 'report.html',
+        f'{title}, tuned',
+        [explorer.group_of_choice(found, problem, title)],
+        of_run,
+        again.command_line('tune', given),
+        chosen,
+    )
+    print(chosen)
+    print(f'report: {out / "report.html"}; pictures: {out / "sheet.png"}')
 
 
 if __name__ == '__main__':

@@ -36,10 +36,13 @@ _ROOMS = {
         {'plan', 'verdict'},
         {'cells', 'summaries'},
         {'running'},
-        {'choosing', 'evaluation', 'sweeping', 'sweeps', 'validating'},
+        {'choosing', 'evaluation', 'sweeping', 'sweeps', 'tidy', 'validating'},
     ],
     'report': [
-        {'figures', 'pages'},
+        {'figures', 'drawing'},
+        {'pages'},
+        {'sprites'},
+        {'explorer', 'methods_page', 'restored_page'},
         {
             *('benchmarks', 'comparisons', 'evaluations', 'paper'),
             *('restored', 'sweeps', 'validations'),

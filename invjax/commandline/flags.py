@@ -52,12 +52,19 @@ class Given:
     Attributes:
         groups: name of a group to what stands on the command line of it, name
             to value; see `Flags.group`.
+        on_command_line: names of the flags that stand there.
     """
 
     groups: Mapping[str, Mapping[str, Any]]
+    on_command_line: Sequence[str]
 
-    def __init__(self, values: Mapping[str, Any], groups):
-        self.__dict__.update(values, groups=groups, _values=dict(values))
+    def __init__(self, values: Mapping[str, Any], groups, on_command_line=()):
+        self.__dict__.update(
+            values,
+            groups=groups,
+            on_command_line=tuple(on_command_line),
+            _values=dict(values),
+        )
 
     def __setattr__(self, name, value):
         raise AttributeError(f'flags do not change, got {name} = {value!r}.')
@@ -206,7 +213,8 @@ class Flags:
             group: {n: values[n] for n in names if values[n] is not None}
             for group, names in self._groups.items()
         }
-        return Given(values, groups)
+        present = [n for n in self._values if self._values[n].present]
+        return Given(values, groups, present)
 
     def help(self) -> str:
         """What `--help` prints: the description, then the flags by section."""

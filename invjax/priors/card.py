@@ -6,7 +6,7 @@ import os
 import pathlib
 import tomllib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from invjax import schedule
 
@@ -15,19 +15,46 @@ ANY = 'any'
 _OWN_STEPS = 100
 
 
+class Coverage(NamedTuple):
+    """How often intervals of a method's samples hold the truth, as measured.
+
+    Attributes:
+        method, task, num_steps: of which it was measured.
+        num_images: over which it is a mean.
+        nominal: how often they should, rising, from 0 to 1.
+        observed: how often they do.
+        standard_error: of the latter.
+    """
+
+    method: str
+    task: str
+    num_steps: str
+    num_images: int
+    nominal: tuple[float, ...]
+    observed: tuple[float, ...]
+    standard_error: tuple[float, ...]
+
+
 class Card(Mapping):
-    """The contents of `card.json` of a prior, and of the `defaults.toml` beside.
+    """The contents of a prior's `card.json`, and of two files beside it.
 
     A mapping of plain data that does not change and can be hashed, so that a
     prior may carry it through `jax.jit`.
 
     Attributes:
         tuned: entries of `defaults.toml`, see `default_settings`.
+        calibrated: entries of `calibration.toml`, see `coverage`.
     """
 
-    def __init__(self, fields: Mapping[str, Any], tuned: tuple = ()):
+    def __init__(
+        self,
+        fields: Mapping[str, Any],
+        tuned: tuple = (),
+        calibrated: tuple = (),
+    ):
         self._fields = dict(fields)
         self.tuned = tuple(tuned)
+        self.calibrated = tuple(calibrated)
         self._text = json.dumps(self._fields, sort_keys=True)
 
     @classmethod
@@ -36,10 +63,15 @@ class Card(Mapping):
         folder = pathlib.Path(folder)
         try:
             fields = json.loads((folder / 'card.json').read_text())
-            return cls(fields, read_defaults(folder))
+            return cls(
+                fields,
+                read_entries(folder / 'defaults.toml'),
+                read_entries(folder / 'calibration.toml'),
+            )
         except (OSError, ValueError) as error:
             raise ValueError(
-                f'{folder} has no card or defaults that can be read: {error}'
+                f'{folder} has no card, defaults or calibration that can be '
+                f'read: {error}'
             ) from None
 
     @property
@@ -89,6 +121,44 @@ class Card(Mapping):
         number = len(schedule.respace(num_steps, train_steps))
         return known[min(known, key=lambda n: abs(math.log(n / number)))]
 
+    def coverage(
+        self,
+        method: str,
+        task: str | None,
+        num_steps: int | str,
+        noise_std: float,
+        settings: Mapping[str, Any],
+    ) -> Coverage | None:
+        """What was measured of a method's calibration, or None.
+
+        It says nothing of another task, noise or number of steps than it was
+        measured with, nor of other settings.
+
+        Args:
+            method, task: names.
+            num_steps: as it was given.
+            noise_std: in [-1, 1] units.
+            settings: all that the method has, name to value.
+        """
+        for entry in self.calibrated:
+            asked = (method, task, str(num_steps).strip())
+            there = (entry['method'], entry['task'], str(entry['num_steps']))
+            own = entry.get('settings', {})
+            if (
+                asked == there
+                and math.isclose(noise_std, entry['noise_std'], rel_tol=1e-3)
+                and all(_same(settings.get(n), v) for n, v in own.items())
+            ):
+                return Coverage(
+                    *there,
+                    int(entry['num_images']),
+                    *(
+                        tuple(map(float, entry[name]))
+                        for name in ('nominal', 'observed', 'standard_error')
+                    ),
+                )
+        return None
+
     def __getitem__(self, name: str) -> Any:
         return self._fields[name]
 
@@ -108,8 +178,14 @@ class Card(Mapping):
         return f'Card({self.name})'
 
 
-def read_defaults(folder: pathlib.Path) -> tuple[dict[str, Any], ...]:
-    """The entries of `defaults.toml` in a folder; none where it is not there."""
-    path = folder / 'defaults.toml'
+def read_entries(path: pathlib.Path) -> tuple[dict[str, Any], ...]:
+    """The tables `[[entry]]` of a file; none where there is no file."""
     text = path.read_text() if path.is_file() else ''
     return tuple(tomllib.loads(text).get('entry', ()))
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Whether two settings are one; numbers may have gone through float32."""
+    if isinstance(other, str | bool) or value is None:
+        return value == other
+    return math.isclose(float(value), float(other), rel_tol=1e-5)

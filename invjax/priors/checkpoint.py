@@ -29,7 +29,7 @@ from invjax.priors import (
     kept,
     torch_file,
 )
-from invjax.priors.card import Card, read_defaults
+from invjax.priors.card import Card, read_entries
 from invjax.priors.denoiser import Denoiser
 from invjax.priors.kept import save_prior
 from invjax.priors.unet import NetworkPrior, UNet
@@ -482,7 +482,9 @@ def _folder_name(stem: str, sha256: str, options: dict) -> str:
 
 def _restore(folder: pathlib.Path, dtype, remat) -> NetworkPrior | Denoiser:
     params, fields = kept.read(folder)
-    card = Card(fields, Card.read(folder).tuned or _published(fields))
+    beside = Card.read(folder)
+    tuned = beside.tuned or _published(fields)
+    card = Card(fields, tuned, beside.calibrated)
     if not kept.has_checksum(folder):
         warnings.warn(
             f'{folder} has no checksum, so damage to it would not be noticed; '
@@ -497,7 +499,7 @@ def _published(fields: dict) -> tuple[dict, ...]:
     known = KNOWN_PRIORS.get(fields['name'])
     if known is None or fields.get('note') != known.note:
         return ()
-    return read_defaults(_project_folder() / fields['name'])
+    return read_entries(_project_folder() / fields['name'] / 'defaults.toml')
 
 
 def _prior(params: dict, card: Card, **fields) -> NetworkPrior | Denoiser:

@@ -7,6 +7,7 @@ from PIL import Image as Pictures
 
 from invjax import images, metrics
 from invjax.comparison.comparing import OURS, Image, Run, setting_words
+from invjax.report import methods_page
 
 # The scores of the table, with their digits there.
 _DIGITS = {'psnr': 2, 'lpips_alex': 3}
@@ -48,6 +49,56 @@ def table(runs: Sequence[Run]) -> list[str]:
         ]
         lines.append(f'| {" | ".join(cells)} |')
     return lines
+
+
+def entries(
+    runs: Sequence[Run], shown: Sequence[Image]
+) -> list[methods_page.Entry]:
+    """Rows of a page of methods, each code's as a method of its own.
+
+    Args:
+        runs: scored.
+        shown: the images whose pictures are to be on the page, the first ones.
+    """
+    found = []
+    for task in dict.fromkeys(run.task for run in runs):
+        found.append(
+            methods_page.Entry(
+                task,
+                'measurement',
+                '',
+                '',
+                {},
+                {
+                    i: image.problems[task].as_picture
+                    for i, image in enumerate(shown)
+                },
+            )
+        )
+        for run in runs:
+            if run.task != task:
+                continue
+            scores = {
+                name: metrics.mean_and_standard_error(run.scores[name])
+                for name in _DIGITS
+            }
+            median = metrics.Estimate(
+                np.float64(np.median(run.seconds)), np.float64(np.nan)
+            )
+            found.append(
+                methods_page.Entry(
+                    task,
+                    f'{run.method}, {run.side}',
+                    run.num_steps,
+                    setting_words(run) or 'default',
+                    {**scores, 'seconds': median},
+                    {
+                        i: lambda x=run.x[i]: np.clip(x, -1, 1)
+                        for i in range(len(shown))
+                    },
+                )
+            )
+    return found
 
 
 def _what(run: Run) -> tuple[str, str, str]:

@@ -11,7 +11,7 @@ from invjax.problem import Problem
 from invjax.report import figures
 from invjax.restoration import Restoration, score
 
-FILES = ('sheet.png', 'restored.png', 'result.json')
+FILES = ('sheet.png', 'restored.png', 'result.json', 'report.html')
 
 
 def judge(restoration: Restoration) -> dict[str, Any]:

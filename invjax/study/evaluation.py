@@ -515,3 +515,75 @@ def coverage_table(rows: Sequence[CoverageRow]) -> list[str]:
             f'| `{row.task}` | `{row.method}` | {row.num_steps} | {numbers} |'
         )
     return lines
+
+
+def protocol_words(found: Evaluation) -> str:
+    """How an evaluation was measured, in a sentence for a caption."""
+    cells = [c for r in found.rows for c in r.cells if r.method != MEASUREMENT]
+    if not cells:
+        return 'Nothing was measured.'
+    protocols = [cell['protocol'] for cell in cells]
+    images = len({p['image'] for p in protocols})
+    samples = len({p['sample'] for p in protocols})
+    noises = sorted({p['noise_std'] for p in protocols})
+    said = (
+        f'Mean and standard error over {images} '
+        f'image{"s" if images > 1 else ""}'
+    )
+    if samples > 1:
+        said += f', {samples} samples each'
+    return (
+        f'{said}; noise of standard deviation '
+        f'{", ".join(f"{v:g}" for v in noises)} in [-1, 1] units; seed '
+        f'{protocols[0]["seed"]}; prior {protocols[0]["prior"][:12]}.'
+    )
+
+
+def as_toml(found: Evaluation) -> str:
+    """Coverage in the form of a prior's `calibration.toml`.
+
+    See `invjax.priors.card.Card.coverage`, which reads it.
+    """
+    lines = ['# How often central intervals of samples hold the truth.', '']
+    # Coverage stands in the order of the rows that have it.
+    measured = [r for r in found.rows if r.cells and r.method != MEASUREMENT]
+    for row, of_row in zip(found.coverage, measured, strict=False):
+        protocols = [cell['protocol'] for cell in of_row.cells]
+        errors = [
+            0.0 if np.isnan(e.standard_error) else float(e.standard_error)
+            for e in row.observed
+        ]
+        settings = ', '.join(
+            f'{name} = {_toml(value)}'
+            for name, value in of_row.settings.items()
+        )
+        numbers = {
+            'nominal': [float(v) for v in row.nominal],
+            'observed': [float(e.mean) for e in row.observed],
+            'standard_error': errors,
+        }
+        lines += [
+            '[[entry]]',
+            f"method = '{row.method}'",
+            f"task = '{row.task}'",
+            f"num_steps = '{row.num_steps}'",
+            f'noise_std = {protocols[0]["noise_std"]:g}',
+            f'settings = {{ {settings} }}',
+            f'num_images = {len({p["image"] for p in protocols})}',
+            f'num_samples = {len({p["sample"] for p in protocols})}',
+            *(
+                f'{name} = [{", ".join(f"{v:.4f}" for v in values)}]'
+                for name, values in numbers.items()
+            ),
+            '',
+        ]
+    return '\n'.join(lines)
+
+
+def _toml(value: Any) -> str:
+    """A setting as TOML, which has infinity but not as JSON writes it."""
+    if isinstance(value, bool):
+        return 'true' if value else 'false'
+    if value == 'inf':
+        return 'inf'
+    return f"'{value}'" if isinstance(value, str) else repr(value)

@@ -1,0 +1,162 @@
+"""The page of a restoration: its pictures, its sentences, and nothing foreign."""
+
+import pathlib
+import tempfile
+
+import hand_made
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from invjax import images
+from invjax.priors.card import Coverage
+from invjax.report import drawing, pages, restored, restored_page
+
+
+class RestoredPageTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.path = pathlib.Path(folder.name) / 'report.html'
+
+    def page(self, **kwargs):
+        found = hand_made.restored_page_of(self.path, **kwargs)
+        return found, hand_made.Page(self.path.read_text())
+
+    @parameterized.parameters(
+        ('box_inpainting', 0.05),
+        ('gaussian_deblur', 0.05),
+        ('super_resolution', 0.0),
+        ('phase_retrieval', 0.05),
+        ('compressed_sensing', 0.05),
+    )
+    def test_a_page_is_whole_and_asks_for_nothing(self, task, noise_std):
+        _, page = self.page(task=task, noise_std=noise_std)
+        self.assertTrue(page.balanced)
+        self.assertEqual(page.outside(), [])
+        self.assertNotRegex(page.source, r'https?://')
+
+    def test_pictures_have_the_pixels_of_the_arrays(self):
+        found, page = self.page()
+        by_name = {a.get('alt'): a.get('src') for a in page.of('img')}
+        expected = {
+            'truth': found.problem.truth,
+            'measurement': found.problem.as_picture(),
+            'mean': found.mean,
+            **{f'sample {i}': x for i, x in enumerate(found.samples)},
+        }
+        for name, x in expected.items():
+            np.testing.assert_array_equal(
+                hand_made.decoded(by_name[name]),
+                images.to_uint8(x),
+                err_msg=name,
+            )
+        # The box is black in the mask and all else is white.
+        mask = np.broadcast_to(
+            found.problem.operator.mask_of_x(), found.image.shape
+        )
+        np.testing.assert_array_equal(
+            hand_made.decoded(by_name['mask']), 255 * mask
+        )
+
+    def test_doubt_and_error_are_dark_where_there_is_none(self):
+        _, page = self.page()
+        by_name = {a.get('alt'): a.get('src') for a in page.of('img')}
+        for name in ('standard deviation', 'error'):
+            pixels = hand_made.decoded(by_name[name])
+            half = hand_made.SIDE // 2
+            self.assertEqual(
+                {tuple(p) for p in pixels[half:].reshape(-1, 3)}, {(0, 0, 4)}
+            )
+            self.assertGreater(pixels[:half].mean(), 20)
+
+    def test_what_anybody_names_is_text(self):
+        found = hand_made.restoration()
+        part = restored_page.part(
+            hand_made.HOSTILE, found, restored.judge(found)
+        )
+        restored_page.write(
+            self.path,
+            hand_made.HOSTILE,
+            [part, part],
+            {hand_made.HOSTILE: hand_made.HOSTILE},
+            hand_made.HOSTILE,
+            hand_made.HOSTILE,
+        )
+        text = self.path.read_text()
+        page = hand_made.Page(text)
+        self.assertNotIn('<script>alert', text)
+        self.assertTrue(page.balanced)
+        self.assertGreaterEqual(page.text.count(hand_made.HOSTILE), 4)
+
+    def test_what_was_not_measured_is_said(self):
+        _, page = self.page()
+        self.assertIn('was not measured for none with 5 steps', page.text)
+
+    @parameterized.parameters(
+        ((0.45, 0.88), 'good'), ((0.3, 0.6), 'bad'), ((0.7, 0.99), 'unknown')
+    )
+    def test_coverage_is_judged_by_its_worst_interval(self, observed, kind):
+        found = hand_made.restoration()
+        coverage = Coverage(
+            'dps', 'box', '5', 8, (0.5, 0.9), observed, (0.01, 0.01)
+        )
+        part = restored_page.Part('', found, restored.judge(found), coverage)
+        kinds = [
+            v.kind
+            for v in restored_page.verdicts(part)
+            if 'other pictures' in v.text
+        ]
+        self.assertEqual(kinds, [kind])
+
+    def test_the_truth_is_in_the_expected_range_of_chi_square(self):
+        # m = 3 x (256 - 64) = 576 measured numbers: 1 +- 2 sqrt(2 / 576).
+        found = hand_made.restoration()
+        low, high = restored_page.expected_chi_square(found.problem)
+        self.assertAlmostEqual(low, 1 - 2 / 288**0.5)
+        self.assertAlmostEqual(high, 1 + 2 / 288**0.5)
+
+    def test_too_many_samples_are_left_out_with_a_word(self):
+        found = hand_made.restoration(
+            num_samples=restored_page._MOST_SAMPLES + 2
+        )
+        part = restored_page.part('', found, restored.judge(found))
+        restored_page.write(self.path, '', [part], {})
+        self.assertIn('2 more samples', self.path.read_text())
+        self.assertLess(self.path.stat().st_size, pages.MAX_BYTES)
+
+    def test_a_single_sample_without_truth_has_a_page(self):
+        found = hand_made.restoration(num_samples=1)
+        object.__setattr__(found, 'problem', found.problem.replace(truth=None))
+        part = restored_page.part('', found, restored.judge(found))
+        restored_page.write(self.path, '', [part], {})
+        page = hand_made.Page(self.path.read_text())
+        keys = [a['data-key'] for a in page.of('img') if 'data-key' in a]
+        self.assertEqual(keys, ['measurement', 'restored'])
+        self.assertIn('One sample says nothing', page.text)
+
+
+class OutlineTest(absltest.TestCase):
+    def test_the_outline_of_a_pixel_is_its_four_sides(self):
+        where = np.zeros((4, 5), bool)
+        where[1, 2] = True
+        self.assertEqual(drawing.outline(where), 'M2 1h1M2 2h1M2 1v1M3 1v1')
+
+    def test_neighbours_share_no_side(self):
+        # A rectangle of 2 x 3 has two sides of 3 and two of 2.
+        where = np.zeros((4, 5), bool)
+        where[1:3, 1:4] = True
+        self.assertEqual(drawing.outline(where), 'M1 1h3M1 3h3M1 1v2M4 1v2')
+
+    def test_no_pixel_has_no_outline(self):
+        self.assertEqual(drawing.outline(np.zeros((3, 3), bool)), '')
+
+    def test_ticks_are_round_and_inside(self):
+        np.testing.assert_allclose(
+            drawing.ticks(0.1, 1.05), [0.25, 0.5, 0.75, 1]
+        )
+        np.testing.assert_allclose(drawing.log_ticks(0.5, 200), [1, 10, 100])
+
+
+if __name__ == '__main__':
+    absltest.main()
