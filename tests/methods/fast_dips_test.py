@@ -64,9 +64,9 @@ class StepTest(parameterized.TestCase):
         self, settings, noise_std, kind
     ):
         case = dense.case_of(kind, noise_std)
-        numbers = {
-            n: settings[n] for n in ('rho', 'rounds', 'inner_steps')
-        } | {'epsilon': radius_of(case, settings)}
+        numbers = {n: settings[n] for n in ('rho', 'rounds', 'inner_steps')} | {
+            'epsilon': radius_of(case, settings)
+        }
         method = unclipped(**settings)
         for row, x_t in zip(dense.ROWS, dense.points(), strict=True):
             level = case.at(row)
@@ -115,8 +115,9 @@ class LimitTest(parameterized.TestCase):
             )
 
         log_mu = scipy.optimize.brentq(
-            lambda v: np.linalg.norm(case.matrix @ nearest(v) - case.y)
-            - epsilon,
+            lambda v: (
+                np.linalg.norm(case.matrix @ nearest(v) - case.y) - epsilon
+            ),
             -10,
             15,
         )
