@@ -33,6 +33,14 @@ FLAGS.integer(
     at_least=1,
     at_most=groups.MOST,
 )
+FLAGS.integer(
+    'average',
+    1,
+    'Of how many restorations each picture is the mean: a higher PSNR, less '
+    'detail, and as many times the work.',
+    at_least=1,
+    at_most=groups.MOST,
+)
 groups.define_lanes(FLAGS)
 measured.define(FLAGS)
 groups.define_method(FLAGS)
@@ -45,7 +53,7 @@ def main(given):
     record.say_if_replaced(out, *restored.FILES)
 
     start = time.perf_counter()
-    prior = groups.load_prior(given, given.num_samples)
+    prior = groups.load_prior(given, given.num_samples * given.average)
     load_seconds = time.perf_counter() - start
 
     problem = measured.read(given, prior)
@@ -57,6 +65,7 @@ def main(given):
             given.num_steps,
             seed=given.seed,
             num_samples=given.num_samples,
+            average=given.average,
             max_lanes=given.max_lanes,
             on_progress=progress.Progress(f'{given.method}, {given.task}'),
             **groups.settings_of(given),

@@ -96,6 +96,7 @@ class Restoration:
         num_steps: as it was given.
         prior_name: of the prior's card.
         alpha_bar: (T,) the prior's schedule.
+        average: of how many restorations each sample is the mean.
     """
 
     samples: np.ndarray
@@ -106,6 +107,7 @@ class Restoration:
     num_steps: int | str
     prior_name: str
     alpha_bar: np.ndarray
+    average: int = 1
 
     @property
     def image(self) -> np.ndarray:
@@ -178,6 +180,7 @@ def restore(
     *,
     seed: int | jax.Array = 0,
     num_samples: int = 1,
+    average: int = 1,
     max_lanes: int = 8,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     **settings: Any,
@@ -195,6 +198,9 @@ def restore(
         num_steps: any form that `schedule.respace` takes.
         seed: of the sampler's noise, or a key.
         num_samples: how many restorations to draw.
+        average: how many restorations each of them is the mean of, clipped to
+            [-1, 1] before; that many times the work. A mean has a higher PSNR
+            and less detail than what it is made of.
         max_lanes: how many of them at once.
         on_progress: called with (sample steps done, sample steps in all).
         **settings: hyperparameters and choices, on top of the defaults.
@@ -204,13 +210,17 @@ def restore(
             not, a value out of its range, or an operator that the method cannot
             do.
     """
-    if num_samples < 1 or num_samples != int(num_samples):
-        raise ValueError(
-            f'num_samples must be a whole number of 1 or more, got {num_samples}.'
-        )
+    for name, number in (('num_samples', num_samples), ('average', average)):
+        if number < 1 or number != int(number):
+            raise ValueError(
+                f'{name} must be a whole number of 1 or more, got {number}.'
+            )
     resolved = resolve(method, prior, problem.task, num_steps, settings)
     lanes = batch.make_lanes(
-        keys.root(seed), [problem], [resolved.method], int(num_samples)
+        keys.root(seed),
+        [problem],
+        [resolved.method],
+        int(num_samples) * int(average),
     )
     result = batch.run_lanes(
         lanes,
@@ -220,13 +230,27 @@ def restore(
         on_progress=on_progress,
     )
     card = getattr(prior, 'card', None)
+    samples, info = _averaged(result.x, result.info, int(average))
     return Restoration(
-        samples=result.x,
-        info=result.info,
+        samples=samples,
+        info=info,
         problem=problem,
         method=resolved.method,
         settings_from=resolved.source,
         num_steps=num_steps,
         prior_name=type(prior).__name__ if card is None else card.name,
         alpha_bar=np.asarray(prior.alpha_bar),
+        average=int(average),
     )
+
+
+def _averaged(x, info: Info, average: int):
+    """Means of successive samples, and of what their steps did."""
+    if average == 1:
+        return x, info
+
+    def mean(values):
+        return values.reshape(-1, average, *values.shape[1:]).mean(axis=1)
+
+    # One that is not finite leaves its mean so, which shows that it failed.
+    return mean(np.clip(x, -1, 1)), jax.tree.map(mean, info)

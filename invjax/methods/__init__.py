@@ -18,6 +18,7 @@ from invjax.methods.diffpir import DiffPIR
 from invjax.methods.dip import DIP
 from invjax.methods.dmps import DMPS
 from invjax.methods.dps import DPS
+from invjax.methods.fast_dips import FastDIPS
 from invjax.methods.mcg import MCG
 from invjax.methods.pigdm import PiGDM
 from invjax.methods.pnp import HQS, PnPADMM
@@ -48,6 +49,7 @@ _CLASSES: tuple[type[Method], ...] = (
     DAPS,
     REDDiff,
     SITCOM,
+    FastDIPS,
     RePaint,
     TDS,
     Wiener,
