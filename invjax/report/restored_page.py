@@ -330,6 +330,10 @@ def _of_structure(measured: Problem, x: np.ndarray) -> Verdict | None:
             f'{said}. Something of the picture, or of the operator, is left in '
             'it.',
         )
+    if abs(correlation) > bound:
+        return Verdict(
+            'note', f'{said}: more than noise, less than an eye sees.'
+        )
     return Verdict('good', f'{said}, so it looks like noise.')
 
 
