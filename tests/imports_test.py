@@ -4,7 +4,6 @@ import ast
 import pathlib
 import subprocess
 import sys
-import tempfile
 
 from absl.testing import absltest
 
@@ -143,20 +142,6 @@ class ImportsTest(absltest.TestCase):
                     module = getattr(node, 'module', None) or ''
                     for name in [*names, module]:
                         self.assertNotEqual(name.split('.')[0], 'torch')
-
-
-class CloneTest(absltest.TestCase):
-    def test_the_folder_that_holds_the_clone_is_named_as_the_mistake(self):
-        with tempfile.TemporaryDirectory() as folder:
-            link = pathlib.Path(folder) / 'invjax'
-            link.symlink_to(_PACKAGE.parent)
-            done = subprocess.run(
-                [sys.executable, '-c', 'import invjax'],
-                cwd=folder,
-                capture_output=True,
-                text=True,
-            )
-        self.assertIn('ImportError: this `invjax` is the clone', done.stderr)
 
 
 if __name__ == '__main__':
