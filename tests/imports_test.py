@@ -35,7 +35,14 @@ _ROOMS = {
         {'plan', 'verdict'},
         {'cells', 'summaries'},
         {'running'},
-        {'choosing', 'evaluation', 'sweeping', 'sweeps', 'validating'},
+        {
+            'automatic',
+            'choosing',
+            'evaluation',
+            'sweeping',
+            'sweeps',
+            'validating',
+        },
     ],
     'report': [
         {'figures', 'pages'},

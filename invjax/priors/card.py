@@ -16,18 +16,25 @@ _OWN_STEPS = 100
 
 
 class Card(Mapping):
-    """The contents of `card.json` of a prior, and of the `defaults.toml` beside.
+    """The contents of `card.json` of a prior, and of the two tables beside it.
 
     A mapping of plain data that does not change and can be hashed, so that a
     prior may carry it through `jax.jit`.
 
     Attributes:
         tuned: entries of `defaults.toml`, see `default_settings`.
+        choices: entries of `choices.toml`, see `choice`.
     """
 
-    def __init__(self, fields: Mapping[str, Any], tuned: tuple = ()):
+    def __init__(
+        self,
+        fields: Mapping[str, Any],
+        tuned: tuple = (),
+        choices: tuple = (),
+    ):
         self._fields = dict(fields)
         self.tuned = tuple(tuned)
+        self.choices = tuple(choices)
         self._text = json.dumps(self._fields, sort_keys=True)
 
     @classmethod
@@ -36,9 +43,12 @@ class Card(Mapping):
         folder = pathlib.Path(folder)
         try:
             fields = json.loads((folder / 'card.json').read_text())
-            path = folder / 'defaults.toml'
-            text = path.read_text() if path.is_file() else ''
-            return cls(fields, tuple(tomllib.loads(text).get('entry', ())))
+            tables = []
+            for name, key in (('defaults', 'entry'), ('choices', 'choice')):
+                path = folder / f'{name}.toml'
+                text = path.read_text() if path.is_file() else ''
+                tables.append(tuple(tomllib.loads(text).get(key, ())))
+            return cls(fields, *tables)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f'{folder} has no card or defaults that can be read: {error}'
@@ -83,6 +93,13 @@ class Card(Mapping):
         number = len(schedule.respace(num_steps, train_steps))
         nearest = min(tuned, key=lambda n: abs(math.log(n / number)))
         return dict(tuned[nearest])
+
+    def choice(self, task: str | None, aim: str) -> Mapping[str, Any] | None:
+        """The entry of `choices.toml` for a task and an aim, if there is one."""
+        for entry in self.choices:
+            if (entry['task'], entry['aim']) == (task, aim):
+                return entry
+        return None
 
     def __getitem__(self, name: str) -> Any:
         return self._fields[name]
