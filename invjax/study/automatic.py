@@ -163,7 +163,7 @@ def page(card: Card) -> str:
         '`invjax.study.automatic.page`, not by hand.',
         '`restore --method=auto --aim=AIM` takes these. PSNR in dB, LPIPS of '
         'AlexNet, passes of the',
-        'network back and forth, seconds an image on one CPU core; means over '
+        'network back and forth, seconds an image in a batch while other work ran; means over '
         'tuning faces, which no',
         'table of [results.md](results.md) reports on. `speed` has the fewest '
         'passes within '
