@@ -34,7 +34,7 @@ FLAGS.integer(
     at_most=groups.MOST,
 )
 FLAGS.integer(
-    'average',
+    'mean_of',
     1,
     'Of how many restorations each picture is the mean: a higher PSNR, less '
     'detail, and as many times the work.',
@@ -64,7 +64,7 @@ def main(given):
     record.say_if_replaced(out, *restored.FILES)
 
     start = time.perf_counter()
-    prior = groups.load_prior(given, given.num_samples * given.average)
+    prior = groups.load_prior(given, given.num_samples * given.mean_of)
     load_seconds = time.perf_counter() - start
 
     problem = measured.read(given, prior)
@@ -77,7 +77,7 @@ def main(given):
             aim=given.aim,
             seed=given.seed,
             num_samples=given.num_samples,
-            average=given.average,
+            mean_of=given.mean_of,
             max_lanes=given.max_lanes,
             on_progress=progress.Progress(f'{given.method}, {given.task}'),
             **groups.settings_of(given),

@@ -152,7 +152,7 @@ class Restoration:
         num_steps: as it was given.
         prior_name: of the prior's card.
         alpha_bar: (T,) the prior's schedule.
-        average: of how many restorations each sample is the mean.
+        mean_of: of how many restorations each sample is the mean.
     """
 
     samples: np.ndarray
@@ -163,7 +163,7 @@ class Restoration:
     num_steps: int | str
     prior_name: str
     alpha_bar: np.ndarray
-    average: int = 1
+    mean_of: int = 1
 
     @property
     def image(self) -> np.ndarray:
@@ -237,7 +237,7 @@ def restore(
     aim: str | None = None,
     seed: int | jax.Array = 0,
     num_samples: int = 1,
-    average: int = 1,
+    mean_of: int = 1,
     max_lanes: int = 8,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     **settings: Any,
@@ -258,7 +258,7 @@ def restore(
         aim: of 'auto', see `choose`; by default psnr.
         seed: of the sampler's noise, or a key.
         num_samples: how many restorations to draw.
-        average: how many restorations each of them is the mean of, clipped to
+        mean_of: how many restorations each of them is the mean of, clipped to
             [-1, 1] before; that many times the work. A mean has a higher PSNR
             and less detail than what it is made of.
         max_lanes: how many of them at once.
@@ -270,7 +270,7 @@ def restore(
             not, a value out of its range, or an operator that the method cannot
             do.
     """
-    for name, number in (('num_samples', num_samples), ('average', average)):
+    for name, number in (('num_samples', num_samples), ('mean_of', mean_of)):
         if number < 1 or number != int(number):
             raise ValueError(
                 f'{name} must be a whole number of 1 or more, got {number}.'
@@ -292,7 +292,7 @@ def restore(
         keys.root(seed),
         [problem],
         [resolved.method],
-        int(num_samples) * int(average),
+        int(num_samples) * int(mean_of),
     )
     result = batch.run_lanes(
         lanes,
@@ -302,7 +302,7 @@ def restore(
         on_progress=on_progress,
     )
     card = getattr(prior, 'card', None)
-    samples, info = _averaged(result.x, result.info, int(average))
+    samples, info = _averaged(result.x, result.info, int(mean_of))
     return Restoration(
         samples=samples,
         info=info,
@@ -312,17 +312,17 @@ def restore(
         num_steps=num_steps,
         prior_name=type(prior).__name__ if card is None else card.name,
         alpha_bar=np.asarray(prior.alpha_bar),
-        average=int(average),
+        mean_of=int(mean_of),
     )
 
 
-def _averaged(x, info: Info, average: int):
+def _averaged(x, info: Info, mean_of: int):
     """Means of successive samples, and of what their steps did."""
-    if average == 1:
+    if mean_of == 1:
         return x, info
 
     def mean(values):
-        return values.reshape(-1, average, *values.shape[1:]).mean(axis=1)
+        return values.reshape(-1, mean_of, *values.shape[1:]).mean(axis=1)
 
     # One that is not finite leaves its mean so, which shows that it failed.
     return mean(np.clip(x, -1, 1)), jax.tree.map(mean, info)
