@@ -34,7 +34,7 @@ FLAGS.integer(
     at_most=groups.MOST,
 )
 FLAGS.integer(
-    'average',
+    'mean_of',
     1,
     'Of how many restorations each picture is the mean: a higher PSNR, less '
     'detail, and as many times the work.',
@@ -44,16 +44,27 @@ FLAGS.integer(
 groups.define_lanes(FLAGS)
 measured.define(FLAGS)
 groups.define_method(FLAGS)
+FLAGS.string(
+    'aim',
+    None,
+    f'With --method=auto, which takes method, steps and settings by what was '
+    f'best on other faces: {", ".join(restoration.AIMS)} [psnr].',
+)
 
 
 def main(given):
     inputs = measured.check(given)
-    groups.check_method(given, given.method)
+    if given.method == restoration.AUTO:
+        _check_auto(given)
+    elif given.aim is not None:
+        raise ValueError('--aim goes with --method=auto.')
+    else:
+        groups.check_method(given, given.method)
     out = record.make_folder(given.out, 'restore')
     record.say_if_replaced(out, *restored.FILES)
 
     start = time.perf_counter()
-    prior = groups.load_prior(given, given.num_samples * given.average)
+    prior = groups.load_prior(given, given.num_samples * given.mean_of)
     load_seconds = time.perf_counter() - start
 
     problem = measured.read(given, prior)
@@ -63,9 +74,10 @@ def main(given):
             prior,
             given.method,
             given.num_steps,
+            aim=given.aim,
             seed=given.seed,
             num_samples=given.num_samples,
-            average=given.average,
+            mean_of=given.mean_of,
             max_lanes=given.max_lanes,
             on_progress=progress.Progress(f'{given.method}, {given.task}'),
             **groups.settings_of(given),
@@ -102,6 +114,21 @@ def main(given):
         print(line)
     print(', '.join(f'{v:.1f} s {name}' for name, v in seconds.items()))
     print(f'report: {out / "report.html"}; pictures: {out / "sheet.png"}')
+
+
+def _check_auto(given):
+    """Refuse, before loading, what does not go with --method=auto."""
+    settings = groups.settings_of(given)
+    if settings:
+        raise ValueError(
+            f'--{", --".join(settings)} cannot be given with --method=auto, '
+            'which chooses the settings too; name a method.'
+        )
+    if given.aim not in (None, *restoration.AIMS):
+        raise ValueError(
+            f'--aim must be one of {", ".join(restoration.AIMS)}, got '
+            f'{given.aim!r}.'
+        )
 
 
 if __name__ == '__main__':

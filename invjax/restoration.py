@@ -83,6 +83,68 @@ def resolve(
     return Resolved(found, source)
 
 
+AUTO = 'auto'
+AIMS = ('psnr', 'perception', 'samples', 'speed')
+# What is taken where nothing was measured for a task and an aim.
+_FALLBACK = (('wiener', 'quad20'), ('daps', 'quad20'))
+_FALLBACK_FOR_SAMPLES = ('dps', 100)
+
+
+class Chosen(NamedTuple):
+    """What `choose` took.
+
+    Attributes:
+        method: the value.
+        num_steps: any form that `schedule.respace` takes.
+        words: what it is and why, in one line.
+    """
+
+    method: Method
+    num_steps: int | str
+    words: str
+
+
+def choose(problem: Problem, prior, aim: str = 'psnr') -> Chosen:
+    """The method for a measurement and an aim, by the prior's `choices.toml`.
+
+    Where that has no entry it is `wiener` for what is linear and `daps` for what
+    is not, with quad20, or `dps` with 100 steps for `samples`; the line says so.
+
+    Args:
+        problem: whose `task` is looked up.
+        prior: with a `card`, or none.
+        aim: one of AIMS: the highest PSNR; the lowest LPIPS; samples whose
+            spread may be believed; or the fewest passes of the network within
+            1 dB of the highest PSNR.
+
+    Raises:
+        ValueError: for another aim.
+    """
+    if aim not in AIMS:
+        raise ValueError(f'aim must be one of {", ".join(AIMS)}, got {aim!r}.')
+    card = getattr(prior, 'card', None)
+    entry = None if card is None else card.choice(problem.task, aim)
+    if entry is not None:
+        method = method_class(entry['method']).of(entry['settings'])
+        words = (
+            f'{method.name} with {entry["num_steps"]}, best of {entry["of"]} '
+            f'methods for {aim} on {problem.task}: {entry["psnr"]:.2f} dB, '
+            f'LPIPS {entry["lpips"]:.3f}, {entry["evaluations"]} passes over '
+            f'{entry["faces"]} faces of {entry["date"]}'
+        )
+        return Chosen(method, entry['num_steps'], words)
+    options = [_FALLBACK_FOR_SAMPLES] if aim == 'samples' else _FALLBACK
+    for name, num_steps in options:
+        resolved = resolve(name, prior, problem.task, num_steps)
+        if isinstance(problem.operator, resolved.method.needs_of_operator()):
+            break
+    words = (
+        f'{name} with {num_steps} for want of a choice for {aim} on '
+        f'{problem.task or "a task of no name"}; {resolved.source}'
+    )
+    return Chosen(resolved.method, num_steps, words)
+
+
 @dataclasses.dataclass(frozen=True)
 class Restoration:
     """What came out of a restoration, with all that it came from.
@@ -96,7 +158,7 @@ class Restoration:
         num_steps: as it was given.
         prior_name: of the prior's card.
         alpha_bar: (T,) the prior's schedule.
-        average: of how many restorations each sample is the mean.
+        mean_of: of how many restorations each sample is the mean.
     """
 
     samples: np.ndarray
@@ -107,7 +169,7 @@ class Restoration:
     num_steps: int | str
     prior_name: str
     alpha_bar: np.ndarray
-    average: int = 1
+    mean_of: int = 1
 
     @property
     def image(self) -> np.ndarray:
@@ -178,9 +240,10 @@ def restore(
     method: str | type[Method] | Method = 'dps',
     num_steps: int | str = 100,
     *,
+    aim: str | None = None,
     seed: int | jax.Array = 0,
     num_samples: int = 1,
-    average: int = 1,
+    mean_of: int = 1,
     max_lanes: int = 8,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     **settings: Any,
@@ -190,15 +253,18 @@ def restore(
         restore(measured, prior, 'dps')               the prior's tuned defaults
         restore(measured, prior, 'dps', zeta=3.0)     but with this zeta
         restore(measured, prior, invjax.dps(zeta=3.0))   exactly this
+        restore(measured, prior, 'auto', aim='speed')    what is best for that
 
     Args:
         problem: see `invjax.measure` and `problem.from_measurement`.
         prior: see `invjax.load_prior`.
-        method: a name, a class, or a value; see `resolve`.
+        method: a name, a class, or a value; see `resolve`. 'auto' takes method,
+            steps and settings by `choose`, and reads no num_steps.
         num_steps: any form that `schedule.respace` takes.
+        aim: of 'auto', see `choose`; by default psnr.
         seed: of the sampler's noise, or a key.
         num_samples: how many restorations to draw.
-        average: how many restorations each of them is the mean of, clipped to
+        mean_of: how many restorations each of them is the mean of, clipped to
             [-1, 1] before; that many times the work. A mean has a higher PSNR
             and less detail than what it is made of.
         max_lanes: how many of them at once.
@@ -210,17 +276,29 @@ def restore(
             not, a value out of its range, or an operator that the method cannot
             do.
     """
-    for name, number in (('num_samples', num_samples), ('average', average)):
+    for name, number in (('num_samples', num_samples), ('mean_of', mean_of)):
         if number < 1 or number != int(number):
             raise ValueError(
                 f'{name} must be a whole number of 1 or more, got {number}.'
             )
-    resolved = resolve(method, prior, problem.task, num_steps, settings)
+    if isinstance(method, str) and method == AUTO:
+        if settings:
+            raise ValueError(
+                f'{", ".join(settings)} cannot be given with auto, which '
+                'chooses the settings too; name a method.'
+            )
+        chosen = choose(problem, prior, aim or AIMS[0])
+        resolved = Resolved(chosen.method, chosen.words)
+        num_steps = chosen.num_steps
+    elif aim is not None:
+        raise ValueError(f"aim goes with the method 'auto', got {method!r}.")
+    else:
+        resolved = resolve(method, prior, problem.task, num_steps, settings)
     lanes = batch.make_lanes(
         keys.root(seed),
         [problem],
         [resolved.method],
-        int(num_samples) * int(average),
+        int(num_samples) * int(mean_of),
     )
     result = batch.run_lanes(
         lanes,
@@ -230,7 +308,7 @@ def restore(
         on_progress=on_progress,
     )
     card = getattr(prior, 'card', None)
-    samples, info = _averaged(result.x, result.info, int(average))
+    samples, info = _averaged(result.x, result.info, int(mean_of))
     return Restoration(
         samples=samples,
         info=info,
@@ -240,17 +318,17 @@ def restore(
         num_steps=num_steps,
         prior_name=type(prior).__name__ if card is None else card.name,
         alpha_bar=np.asarray(prior.alpha_bar),
-        average=int(average),
+        mean_of=int(mean_of),
     )
 
 
-def _averaged(x, info: Info, average: int):
+def _averaged(x, info: Info, mean_of: int):
     """Means of successive samples, and of what their steps did."""
-    if average == 1:
+    if mean_of == 1:
         return x, info
 
     def mean(values):
-        return values.reshape(-1, average, *values.shape[1:]).mean(axis=1)
+        return values.reshape(-1, mean_of, *values.shape[1:]).mean(axis=1)
 
     # One that is not finite leaves its mean so, which shows that it failed.
     return mean(np.clip(x, -1, 1)), jax.tree.map(mean, info)

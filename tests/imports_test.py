@@ -35,7 +35,15 @@ _ROOMS = {
         {'plan', 'verdict'},
         {'cells', 'summaries'},
         {'running'},
-        {'choosing', 'evaluation', 'sweeping', 'sweeps', 'tidy', 'validating'},
+        {
+            'automatic',
+            'choosing',
+            'evaluation',
+            'sweeping',
+            'sweeps',
+            'tidy',
+            'validating',
+        },
     ],
     'report': [
         {'figures', 'drawing'},

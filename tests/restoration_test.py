@@ -163,27 +163,27 @@ class RestoreTest(absltest.TestCase):
         )
         np.testing.assert_allclose(again.image, restored.image, atol=1e-5)
 
-    def test_an_average_is_the_mean_of_as_many_samples(self):
+    def test_a_restoration_may_be_the_mean_of_as_many_samples(self):
         measured = make_problem()
         four = restoration.restore(measured, PRIOR, 'dps', 6, num_samples=4)
-        mean = restoration.restore(measured, PRIOR, 'dps', 6, average=4)
+        mean = restoration.restore(measured, PRIOR, 'dps', 6, mean_of=4)
         np.testing.assert_allclose(mean.image, four.mean, atol=1e-6)
         two = restoration.restore(
-            measured, PRIOR, 'dps', 6, num_samples=2, average=2
+            measured, PRIOR, 'dps', 6, num_samples=2, mean_of=2
         )
         clipped = np.clip(four.samples, -1, 1)
         for found, pair in zip(
             two.samples, (clipped[:2], clipped[2:]), strict=True
         ):
             np.testing.assert_allclose(found, pair.mean(axis=0), atol=1e-6)
-        self.assertEqual(mean.average, 4)
+        self.assertEqual(mean.mean_of, 4)
         np.testing.assert_allclose(
             mean.info.residual[0], four.info.residual.mean(axis=0), rtol=1e-5
         )
 
-    def test_an_average_of_none_is_refused(self):
-        with self.assertRaisesRegex(ValueError, 'average must be a whole'):
-            restoration.restore(make_problem(), PRIOR, 'dps', 6, average=0)
+    def test_a_mean_of_none_is_refused(self):
+        with self.assertRaisesRegex(ValueError, 'mean_of must be a whole'):
+            restoration.restore(make_problem(), PRIOR, 'dps', 6, mean_of=0)
 
     def test_settings_may_be_given_by_name(self):
         measured = make_problem()

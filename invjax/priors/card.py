@@ -36,7 +36,7 @@ class Coverage(NamedTuple):
 
 
 class Card(Mapping):
-    """The contents of a prior's `card.json`, and of two files beside it.
+    """The contents of a prior's `card.json`, and of the tables beside it.
 
     A mapping of plain data that does not change and can be hashed, so that a
     prior may carry it through `jax.jit`.
@@ -44,6 +44,7 @@ class Card(Mapping):
     Attributes:
         tuned: entries of `defaults.toml`, see `default_settings`.
         calibrated: entries of `calibration.toml`, see `coverage`.
+        choices: entries of `choices.toml`, see `choice`.
     """
 
     def __init__(
@@ -51,10 +52,12 @@ class Card(Mapping):
         fields: Mapping[str, Any],
         tuned: tuple = (),
         calibrated: tuple = (),
+        choices: tuple = (),
     ):
         self._fields = dict(fields)
         self.tuned = tuple(tuned)
         self.calibrated = tuple(calibrated)
+        self.choices = tuple(choices)
         self._text = json.dumps(self._fields, sort_keys=True)
 
     @classmethod
@@ -67,6 +70,7 @@ class Card(Mapping):
                 fields,
                 read_entries(folder / 'defaults.toml'),
                 read_entries(folder / 'calibration.toml'),
+                read_entries(folder / 'choices.toml', 'choice'),
             )
         except (OSError, ValueError) as error:
             raise ValueError(
@@ -159,6 +163,13 @@ class Card(Mapping):
                 )
         return None
 
+    def choice(self, task: str | None, aim: str) -> Mapping[str, Any] | None:
+        """The entry of `choices.toml` for a task and an aim, if there is one."""
+        for entry in self.choices:
+            if (entry['task'], entry['aim']) == (task, aim):
+                return entry
+        return None
+
     def __getitem__(self, name: str) -> Any:
         return self._fields[name]
 
@@ -178,10 +189,12 @@ class Card(Mapping):
         return f'Card({self.name})'
 
 
-def read_entries(path: pathlib.Path) -> tuple[dict[str, Any], ...]:
-    """The tables `[[entry]]` of a file; none where there is no file."""
+def read_entries(
+    path: pathlib.Path, key: str = 'entry'
+) -> tuple[dict[str, Any], ...]:
+    """The tables `[[key]]` of a file; none where there is no file."""
     text = path.read_text() if path.is_file() else ''
-    return tuple(tomllib.loads(text).get('entry', ()))
+    return tuple(tomllib.loads(text).get(key, ()))
 
 
 def _same(value: Any, other: Any) -> bool:

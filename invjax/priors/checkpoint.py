@@ -484,7 +484,7 @@ def _restore(folder: pathlib.Path, dtype, remat) -> NetworkPrior | Denoiser:
     params, fields = kept.read(folder)
     beside = Card.read(folder)
     tuned = beside.tuned or _published(fields)
-    card = Card(fields, tuned, beside.calibrated)
+    card = Card(fields, tuned, beside.calibrated, beside.choices)
     if not kept.has_checksum(folder):
         warnings.warn(
             f'{folder} has no checksum, so damage to it would not be noticed; '

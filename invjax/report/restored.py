@@ -32,7 +32,7 @@ def judge(restoration: Restoration) -> dict[str, Any]:
         **restoration.method.describe(),
         'settings_from': restoration.settings_from,
         'num_steps': restoration.num_steps,
-        'average': restoration.average,
+        'mean_of': restoration.mean_of,
         'restored': scores,
         'nonfinite_samples': np.flatnonzero(restoration.failed >= 0).tolist(),
         'success': _success(scores, measured, len(restoration.samples)),
@@ -84,8 +84,8 @@ def sentences(judged: Mapping[str, Any]) -> list[str]:
         f'settings: {judged["settings_from"]}: '
         + ', '.join(f'{n} {v}' for n, v in judged['settings'].items())
     ]
-    if judged['average'] > 1:
-        number = judged['average']
+    if judged['mean_of'] > 1:
+        number = judged['mean_of']
         lines.append(
             f'each picture is the mean of {number} restorations, of {number} '
             'times the evaluations'
