@@ -281,7 +281,8 @@ class NetworkPrior:
     def __call__(self, x_t: jax.Array, t: jax.typing.ArrayLike) -> Prediction:
         """Predict the noise in one image, (H, W, C), at a timestep, ()."""
         variables = {'params': self.params, 'prepared': self.prepared}
-        out = self.network.apply(variables, x_t, t, self.label)
+        labels = () if self.label is None else (self.label,)
+        out = self.network.apply(variables, x_t, t, *labels)
         if self.network.out_channels == self.network.in_channels:
             return Prediction(out)
         eps, fraction = jnp.split(out, 2, axis=-1)
