@@ -49,8 +49,8 @@ _OTHERS = {
     # Without noise the ball is a point, whatever the name of its radius.
     ('fast_dips', 'epsilon'): ({'radius': 'fixed'}, 2.0),
     ('fast_dips', 'rounds'): ({}, 1),
-    # At its own weight one step already ends at the minimum of a mask.
-    ('fast_dips', 'inner_steps'): ({'rho': 2.0}, 1),
+    # On a mask one step is exact, unless the longest step ends it first.
+    ('fast_dips', 'inner_steps'): ({'rho': 0.1}, 1),
     # Where the discrepancy does not stop it.
     ('sitcom', 'inner_steps'): ({'delta': 0.0}, 3),
     ('dip', 'iterations'): ({'discrepancy': 0.0}, 3),
