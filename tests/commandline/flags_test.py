@@ -130,6 +130,7 @@ class OverridesTest(absltest.TestCase):
         )
         with mock.patch.object(groups.checkpoint, 'load_prior') as load:
             load.return_value.image_shape = (8, 8, 3)
+            load.return_value.network.num_classes = None
             groups.load_prior(given)
         self.assertEqual(load.call_args.kwargs['num_train_steps'], 4000)
 
