@@ -106,8 +106,7 @@ def write(
     finally:
         _remove(private)
         if made:
-            with contextlib.suppress(OSError):
-                folder.rmdir()  # which only an empty one is
+            _remove_if_empty(folder, private)
 
 
 def _unwritable(folder: pathlib.Path, error: Exception) -> str:
@@ -137,6 +136,23 @@ def _remove(folder: pathlib.Path) -> None:
         if not folder.exists():
             return
         time.sleep(0.02)
+
+
+def _remove_if_empty(folder: pathlib.Path, private: pathlib.Path) -> None:
+    """Remove a folder unless something other than `private` is in it.
+
+    A writer that failed may write on below Orbax, and make `private` anew after
+    it was removed.
+    """
+    for _ in range(20):
+        if not folder.exists() or any(
+            entry != private for entry in folder.iterdir()
+        ):
+            return
+        _remove(private)
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # which only an empty one is
+        time.sleep(0.05)
 
 
 def _put_in_place(
