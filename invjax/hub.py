@@ -32,18 +32,20 @@ def fetch(repository: str, filename: str) -> str:
 
 def fetch_folder(
     repository: str,
-    choose: Callable[[list[str]], list[str]],
-    check: Callable[[str], object],
+    choose: Callable[[list[str]], list[list[str]]],
+    check: Callable[[str, bool], object],
 ) -> tuple[str, str]:
     """The local folder of some files of a repository, and its revision.
 
     What has been downloaded once is not asked for again. Exceptions are those
-    of `fetch`.
+    of `fetch`, and what `check` raises.
 
     Args:
         repository: owner/name.
-        choose: from the names of all its files to those that are needed.
-        check: raises a ValueError for a local folder in which some are missing.
+        choose: from the names of all its files to those that are needed: small
+            ones that say what the others are, and then the others.
+        check: raises a ValueError for a local folder that is not what is
+            needed; with False the others are not there yet.
     """
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -52,20 +54,29 @@ def fetch_folder(
         folder = huggingface_hub.snapshot_download(
             repository, local_files_only=True
         )
-        check(folder)
+        check(folder, True)
         return folder, pathlib.Path(folder).name
+    # Not there, or a part of it: an interrupted download leaves one.
     except (LocalEntryNotFoundError, ValueError):
         info = huggingface_hub.HfApi().model_info(repository, timeout=3.0)
-        names = choose([file.rfilename for file in info.siblings or ()])
-        if not names:
-            raise ValueError(
-                'it has no files of the kind that is needed'
-            ) from None
-        for name in names:
-            path = huggingface_hub.hf_hub_download(repository, name)
-        folder = pathlib.Path(path).parents[names[-1].count('/')]
-        check(str(folder))
-        return str(folder), folder.name
+    small, others = choose([file.rfilename for file in info.siblings or ()])
+    if not small:
+        raise ValueError('it has no files of the kind that is needed')
+    folder = _download(repository, small)
+    check(folder, False)
+    if others:
+        folder = _download(repository, others)
+    check(folder, True)
+    return folder, pathlib.Path(folder).name
+
+
+def _download(repository: str, names: list[str]) -> str:
+    """The folder in which these files of a repository are."""
+    import huggingface_hub
+
+    for name in names:
+        path = huggingface_hub.hf_hub_download(repository, name)
+    return str(pathlib.Path(path).parents[names[-1].count('/')])
 
 
 def why_not(error: Exception) -> str:
@@ -75,5 +86,4 @@ def why_not(error: Exception) -> str:
         'private and needs a login (HF_TOKEN)',
         'GatedRepoError': 'its owner asks for consent on its page first, and '
         'for a login (HF_TOKEN)',
-        'ValueError': str(error),
     }.get(type(error).__name__, f'no connection ({type(error).__name__})')

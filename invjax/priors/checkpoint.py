@@ -83,7 +83,7 @@ KNOWN_PRIORS = {
     ),
     'edm_ffhq64': KnownPrior(
         'FFHQ at 64 x 64, by NVIDIA (Karras et al., 2022); CC BY-NC-SA 4.0',
-        size_mib=242,
+        size_mib=236,
         filename='edm-ffhq-64x64-uncond-vp.pkl',
         page='https://github.com/NVlabs/edm',
     ),
@@ -110,7 +110,7 @@ KNOWN_PRIORS = {
     ),
     'cifar32': KnownPrior(
         'CIFAR-10 at 32 x 32 (Ho et al., 2020); weights Apache 2.0',
-        size_mib=137,
+        size_mib=136,
         repository='google/ddpm-cifar10-32',
     ),
 }
@@ -123,7 +123,7 @@ _TRAINING = ('noise_schedule', 'num_train_steps', 'rescale_timesteps')
 _CHOICES = ('weights_key', 'check', 'preconditioning')
 
 
-OPTIONS = (*convert.OVERRIDES, *_TRAINING, *_CHOICES)
+_OPTIONS = (*convert.OVERRIDES, *_TRAINING, *_CHOICES)
 
 
 def checkpoint_root() -> pathlib.Path:
@@ -251,8 +251,10 @@ def _of_repository(
     """The folder of a prior whose source is on the hub."""
     try:
         folder, revision = hub.fetch_folder(
-            repository, diffusers_folder.choose, diffusers_folder.files
+            repository, diffusers_folder.choose, diffusers_folder.check
         )
+    except ValueError as error:
+        raise ValueError(f'{name or repository} is no prior: {error}') from None
     except Exception as error:
         size = f' of {KNOWN_PRIORS[name].size_mib} MiB' if name else ''
         raise ValueError(
@@ -262,6 +264,8 @@ def _of_repository(
             'weights, and pass --prior=/path/to/it.'
         ) from error
     fields = {'repository': repository, 'revision': revision}
+    if name is not None:
+        fields['note'] = KNOWN_PRIORS[name].note
     stem = name or repository.replace('/', '_')
     return _of_diffusers(pathlib.Path(folder), options, stem, fields)
 
@@ -281,8 +285,6 @@ def _of_diffusers(
     if not kept.has_checksum(folder):
         prior, described = families.read_folder(path)
         card = {'name': stem, 'sha256': sha256, **described, **(fields or {})}
-        if stem in KNOWN_PRIORS:
-            card['note'] = KNOWN_PRIORS[stem].note
         _keep(folder, path, prior, card, options)
     return folder
 
@@ -406,7 +408,7 @@ def _of_weights(tensors: dict, options: dict, known: KnownPrior | None):
     return _prior(params, Card(fields)), fields
 
 
-def _check_options(options: dict, known: tuple[str, ...] = OPTIONS) -> None:
+def _check_options(options: dict, known: tuple[str, ...] = _OPTIONS) -> None:
     """Refuse an option that is not among those, or whose value cannot be."""
     unknown = set(options) - set(known)
     if unknown:

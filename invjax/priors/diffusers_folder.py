@@ -113,8 +113,8 @@ def files(folder: str | os.PathLike) -> list[pathlib.Path]:
     ]
 
 
-def choose(names: list[str]) -> list[str]:
-    """Which files of a repository a prior is made of.
+def choose(names: list[str]) -> list[list[str]]:
+    """Which files of a repository a prior is made of: configurations, weights.
 
     Args:
         names: of all its files.
@@ -126,7 +126,22 @@ def choose(names: list[str]) -> list[str]:
         if f'{folder}{name}' in names
     ]
     configs = [n for n in names if n in FILES and n.endswith('.json')]
-    return configs + weights[:1]
+    return [configs, weights[:1]]
+
+
+def check(folder: str | os.PathLike, with_weights: bool) -> None:
+    """Refuse a folder by its configurations, without reading the weights.
+
+    Args:
+        folder: see `read`.
+        with_weights: whether the file of the weights must be there too.
+
+    Raises:
+        ValueError: see `read`.
+    """
+    _configured(pathlib.Path(folder))
+    if with_weights:
+        weights_file(folder)
 
 
 def read(folder: str | os.PathLike) -> tuple[Denoiser, str]:
@@ -145,13 +160,8 @@ def read(folder: str | os.PathLike) -> tuple[Denoiser, str]:
             unconditional prior of images, or weights do not fit the config.
     """
     folder = pathlib.Path(folder)
-    pipeline = _pipeline(folder)
-    config = _read_json(_unet_folder(folder) / 'config.json')
-    scheduler = _read_json(_scheduler_file(folder))
+    network, image_shape, how, levels, note = _configured(folder)
     try:
-        network, image_shape = network_from_config(config)
-        how, levels, note = levels_from_scheduler(scheduler, pipeline)
-        _check_variance(network, scheduler)
         source = weights_file(folder)
         tensors = torch_file.read_state_dict(source)
         params = convert(tensors, network)
@@ -163,6 +173,20 @@ def read(folder: str | os.PathLike) -> tuple[Denoiser, str]:
     if note:
         logging.warning('%s: %s', folder, note)
     return Denoiser(params, network, image_shape, how, levels), note
+
+
+def _configured(folder: pathlib.Path):
+    """(network, image_shape, parametrisation, noise levels, note) of a folder."""
+    pipeline = _pipeline(folder)
+    config = _read_json(_unet_folder(folder) / 'config.json')
+    scheduler = _read_json(_scheduler_file(folder))
+    try:
+        network, image_shape = network_from_config(config)
+        how, levels, note = levels_from_scheduler(scheduler, pipeline)
+        _check_variance(network, scheduler)
+    except ValueError as error:
+        raise ValueError(f'{folder}: {error}') from None
+    return network, image_shape, how, levels, note
 
 
 def convert(tensors: dict[str, np.ndarray], network: UNet2D) -> dict:

@@ -174,6 +174,11 @@ class DiffusersTest(SourcesTest):
         )
         return self.folder / 'random'
 
+    def test_a_folder_with_a_known_name_is_not_taken_for_that_prior(self):
+        folder = self.save_random().rename(self.folder / 'cat256')
+        prior = invjax.load_prior(folder, check=False)
+        self.assertNotIn('LSUN', prior.card['note'])
+
     def test_options_of_files_are_refused(self):
         folder = self.save_random()
         with self.assertRaisesRegex(ValueError, 'image_size cannot be overr'):
@@ -302,6 +307,18 @@ class HubTest(SourcesTest):
         self.asked.clear()
         self.assertEqual(self.load('me/small'), card)
         self.assertEmpty(self.asked)
+
+    def test_one_of_another_kind_is_refused_before_its_weights_are_asked_for(
+        self,
+    ):
+        path = self.source / 'model_index.json'
+        index = json.loads(path.read_text())
+        index['vae'] = ['diffusers', 'AutoencoderKL']
+        path.write_text(json.dumps(index))
+        self.assertRegex(
+            self.load('me/small'), 'me/small is no prior: .*with vae'
+        )
+        self.assertNotIn('.safetensors', ' '.join(self.asked))
 
     def test_a_repository_that_is_not_there_is_one_sentence(self):
         self.assertRegex(
