@@ -95,8 +95,12 @@ def write(
         num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
         if shutil.disk_usage(folder).free < num_bytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        with _without_log(), ocp.PyTreeCheckpointer() as checkpointer:
-            checkpointer.save(private / 'params', params)
+        try:
+            with _without_log(), ocp.PyTreeCheckpointer() as checkpointer:
+                checkpointer.save(private / 'params', params)
+        except Exception:
+            _remove_until_quiet(private)
+            raise
         with _locked(folder):
             if replace or not has_checksum(folder):
                 _put_in_place(private, folder, card)
@@ -106,7 +110,8 @@ def write(
     finally:
         _remove(private)
         if made:
-            _remove_if_empty(folder, private)
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # which only an empty one is
 
 
 def _unwritable(folder: pathlib.Path, error: Exception) -> str:
@@ -130,29 +135,21 @@ def _without_log():
 
 
 def _remove(folder: pathlib.Path) -> None:
-    """Remove a folder into which threads of Orbax may still be writing."""
-    for _ in range(50):
-        shutil.rmtree(folder, ignore_errors=True)
-        if not folder.exists():
-            return
-        time.sleep(0.02)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
-def _remove_if_empty(folder: pathlib.Path, private: pathlib.Path) -> None:
-    """Remove a folder unless something other than `private` is in it.
+def _remove_until_quiet(folder: pathlib.Path) -> None:
+    """Remove a folder that a failed save of Orbax may write into for a while.
 
-    A writer that failed may write on below Orbax, and make `private` anew after
-    it was removed.
+    Its threads go on below Orbax after it raised, and make the folder anew; so
+    it is gone when it has not been seen for a second.
     """
-    for _ in range(20):
-        if not folder.exists() or any(
-            entry != private for entry in folder.iterdir()
-        ):
-            return
-        _remove(private)
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # which only an empty one is
-        time.sleep(0.05)
+    last_seen = begin = time.monotonic()
+    while time.monotonic() < min(last_seen + 1, begin + 10):
+        if folder.exists():
+            _remove(folder)
+            last_seen = time.monotonic()
+        time.sleep(0.02)
 
 
 def _put_in_place(
