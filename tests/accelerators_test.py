@@ -8,6 +8,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest
 
 from invjax import batch, operators, problem, schedule
@@ -40,6 +41,7 @@ def lowered_chunk(network: UNet) -> str:
     return exported.mlir_module()
 
 
+@pytest.mark.slow
 class LoweringTest(absltest.TestCase):
     @classmethod
     def setUpClass(cls):

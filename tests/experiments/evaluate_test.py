@@ -6,6 +6,7 @@ import re
 import tempfile
 
 import numpy as np
+import pytest
 from absl.testing import absltest
 
 from invjax import images
@@ -147,6 +148,7 @@ class EvaluateTest(absltest.TestCase):
         for name in ('fronts_evaluations', 'fronts_seconds'):
             images.read_image(self.folder / 'out' / f'{name}.png')
 
+    @pytest.mark.slow
     def test_compiled_programs_do_not_pile_up_with_the_methods(self):
         process = tiny_prior.start_python(
             *('-c', _COUNTING),

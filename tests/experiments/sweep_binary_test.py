@@ -12,6 +12,7 @@ import time
 import types
 from unittest import mock
 
+import pytest
 from absl.testing import absltest
 
 from invjax.commandline import groups
@@ -99,6 +100,7 @@ class SweepTest(absltest.TestCase):
             for i in range(2)
         ]
 
+    @pytest.mark.slow
     def test_two_processes_share_the_cells(self):
         out = self.folder / 'shared'
         for process in self.start_two(out):
@@ -112,6 +114,7 @@ class SweepTest(absltest.TestCase):
             measured = _NUM_IMAGES if i == 0 else 0
             self.assertLen(lines, _NUM_CELLS // 2 + measured)
 
+    @pytest.mark.slow
     def test_a_killed_process_does_not_take_the_other_with_it(self):
         out = self.folder / 'bereft'
         killed, other = self.start_two(out)
@@ -125,6 +128,7 @@ class SweepTest(absltest.TestCase):
         own = (out / 'cells-1.jsonl').read_text().splitlines()
         self.assertLen(own, _NUM_CELLS // 2)
 
+    @pytest.mark.slow
     def test_two_runs_into_one_folder_compute_nothing_twice(self):
         out = self.folder / 'twice'
         processes = [_start(self.folder, out) for _ in range(2)]

@@ -15,6 +15,7 @@ from unittest import mock
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import pytest
 from absl.testing import absltest, parameterized
 
 from invjax import phantoms
@@ -109,6 +110,7 @@ def _wait_for_batches(process, number):
     return began_at
 
 
+@pytest.mark.slow
 class InterruptionTest(absltest.TestCase):
     @classmethod
     def setUpClass(cls):

@@ -8,6 +8,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from invjax import schedule
@@ -60,6 +61,7 @@ def assert_trees_close(actual, expected, tolerance):
 
 
 class StepTest(parameterized.TestCase):
+    @pytest.mark.slow
     def test_the_gradient_is_the_mean_of_each_images(self):
         prior = small.prior()
         terms = steps.terms_of(_config())
