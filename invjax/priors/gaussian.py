@@ -577,9 +577,7 @@ def _condition(prior, matrix, noise_std):
     left, s, right = np.linalg.svd(matrix @ root)
     # An operator computed in float32 has no exact zeros. Without noise its
     # rounding errors would count as perfect measurements.
-    seen = s > _ROUNDING * max(
-        _largest(s), float(np.finfo(np.float32).tiny)
-    )
+    seen = s > _ROUNDING * max(_largest(s), float(np.finfo(np.float32).tiny))
     power = s**2 + noise_std**2
     shrinkage = np.divide(s, power, out=np.zeros_like(s), where=seen)
     gain = root @ (right[: s.size].T * shrinkage) @ left.T[: s.size]

@@ -163,7 +163,9 @@ class OfPriorTest(parameterized.TestCase):
         other = Denoiser.of(lambda x, t: x, (_SIDE, _SIDE, 1), 'noise')
         with (
             mock.patch.object(checkpoint, 'load_prior', return_value=other),
-            self.assertRaisesRegex(ValueError, 'other must be a network of the'),
+            self.assertRaisesRegex(
+                ValueError, 'other must be a network of the'
+            ),
         ):
             network.make_start(_config(init='other'))
 
