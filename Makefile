@@ -30,7 +30,7 @@ campaign: .venv/installed-test
 	$(BIN)/python -m tests.campaign --count=10000 --kills=50 --out=out/campaign
 
 lint: .venv/installed-dev
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 .venv/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -85,9 +85,10 @@ def stack_methods(methods: Sequence[Method]) -> Method:
     Raises:
         ValueError: if they differ in their class or in a choice.
     """
-    first = jax.tree.structure(methods[0])
+    # JAX has no class for it that a type checker knows.
+    first: Any = jax.tree.structure(methods[0])
     for method in methods:
-        if jax.tree.structure(method) != first:
+        if first != jax.tree.structure(method):
             raise ValueError(
                 'methods that share a program must differ in numbers alone, '
                 f'got {methods[0]} and {method}.'
@@ -325,6 +326,12 @@ def batch_bytes(
     carry = jax.eval_shape(lambda batch: _start(batch, steps, None), batch)
     lowered = _run.lower(batch, carry, next(iter(cuts)), _bare(prior), None)
     memory = lowered.compile().memory_analysis()
+    if memory is None:
+        raise ValueError(
+            'memory_gib cannot be kept here, since the compiler of '
+            f'{jax.default_backend()} does not say what a program takes; give '
+            'max_lanes in its place.'
+        )
     return (
         memory.argument_size_in_bytes
         + memory.output_size_in_bytes

@@ -14,7 +14,7 @@ def keep_programs() -> None:
     user's cache: one for binaries, tests and Python. JAX looks once, at its
     first compilation, so this is called on import.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values['jax_compilation_cache_dir'] is None:
         folder = _user_cache() / 'invjax' / 'compiled'
         jax.config.update('jax_compilation_cache_dir', str(folder))
 

@@ -65,7 +65,7 @@ def define_prior(flags: Flags) -> None:
 
 def define_overrides(flags: Flags, section: str | None = None) -> None:
     """What a file of weights does not tell of itself; see `overrides_of`."""
-    fields = {'section': section} if section else {}
+    fields: dict[str, Any] = {'section': section} if section else {}
     fields['group'] = _OVERRIDES
     flags.integer('image_size', None, 'Side of its images, pixels.', **fields)
     flags.integer(

@@ -111,7 +111,7 @@ class Method(Settings):
         """Its own fields and their defaults, without the transition's."""
         return {
             field.name: field.default
-            for field in dataclasses.fields(cls)  # type: ignore[arg-type]
+            for field in dataclasses.fields(cls)
             if field.name != 'transition'
         }
 

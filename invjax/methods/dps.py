@@ -59,6 +59,6 @@ class DPS(Method):
             step,
             problem,
             self.transition,
-            guidance=-self.zeta * grad,
+            guidance=-(self.zeta * grad),
         )
         return x_s, state, info

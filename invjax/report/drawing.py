@@ -94,7 +94,7 @@ def _text(x, y, words, anchor='middle', more='') -> str:
 
 
 def lines(
-    x: Sequence[float],
+    x: np.typing.ArrayLike,
     values: Mapping[str, np.ndarray],
     x_label: str,
     label: str,
@@ -111,7 +111,7 @@ def lines(
         logarithmic: whether y is.
         level: of a dotted line across, or None.
     """
-    x = np.asarray(x, float)
+    times = np.asarray(x, float)
     found = {n: np.asarray(v, float) for n, v in values.items()}
     if logarithmic:
         found = {n: np.where(v > 0, v, np.nan) for n, v in found.items()}
@@ -132,10 +132,10 @@ def lines(
         low, high = low - pad, high + pad
         at = ticks(low, high)
     turn = math.log10 if logarithmic else float
-    span = max(float(x.max() - x.min()), 1e-9)
+    span = max(float(times.max() - times.min()), 1e-9)
 
     def at_x(value):
-        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * (x.max() - value) / span
+        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * (times.max() - value) / span
 
     def at_y(value):
         fraction = (turn(high) - turn(value)) / (turn(high) - turn(low))
@@ -149,7 +149,7 @@ def lines(
             f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y:.1f}" '
             f'y2="{y:.1f}"/>' + _text(_LEFT - 5, y + 4, number(tick), 'end')
         )
-    for tick in ticks(float(x.min()), float(x.max()), 5):
+    for tick in ticks(float(times.min()), float(times.max()), 5):
         parts.append(
             _text(at_x(tick), _HEIGHT - _BOTTOM + 15, number(tick)),
         )
@@ -163,7 +163,7 @@ def lines(
     for i, (name, line) in enumerate(found.items()):
         points = ' '.join(
             f'{at_x(a):.1f},{at_y(b):.1f}'
-            for a, b in zip(x, line, strict=True)
+            for a, b in zip(times, line, strict=True)
             if np.isfinite(b)
         )
         parts.append(

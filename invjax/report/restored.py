@@ -199,14 +199,14 @@ def _draw_traces(folder, restoration: Restoration):
         np.asarray(restoration.alpha_bar), restoration.num_steps
     )
     figure, axes = figures.subplots(1, 3, 7, 1.9)
-    panels = (
-        ('residual norm', info.residual, 'log'),
+    panels: tuple[tuple[str, np.ndarray, str], ...] = (
+        ('residual norm', np.asarray(info.residual), 'log'),
         (
             'guidance / prior step',
             _ratio(info.guidance, info.prior_step),
             'log',
         ),
-        ('fraction of clipped values', info.clipped, 'linear'),
+        ('fraction of clipped values', np.asarray(info.clipped), 'linear'),
     )
     for axis, (title, values, yscale) in zip(axes[0], panels, strict=True):
         axis.plot(np.asarray(steps.t), values.T, linewidth=0.8)
