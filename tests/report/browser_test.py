@@ -11,15 +11,27 @@ from absl.testing import absltest, parameterized
 
 from invjax.report import explorer, methods_page, sprites
 
-_CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
 try:
     from playwright import sync_api
 except ImportError:
     sync_api = None
-if sync_api is None or _CHROMIUM is None:
+
+
+def _find_chromium():
+    """Debian's, or the one that `playwright install chromium` has fetched."""
+    found = shutil.which('chromium') or shutil.which('chromium-browser')
+    if found is None:
+        with sync_api.sync_playwright() as driver:
+            own = driver.chromium.executable_path
+        found = own if pathlib.Path(own).exists() else None
+    return found
+
+
+_CHROMIUM = None if sync_api is None else _find_chromium()
+if _CHROMIUM is None:
     pytest.skip(
-        'browser tests are left out: they need the extra `browser` and '
-        'chromium.',
+        'browser tests are left out: they need playwright (the extra `browser`) '
+        'and chromium.',
         allow_module_level=True,
     )
 
