@@ -375,7 +375,7 @@ def first_nonfinite_step(info: Info) -> np.ndarray:
     """(B,) index of each lane's first step that was not finite; -1 for none.
 
     Steps that were left out are NaN in all fields and do not count; a step
-    that was taken has a finite share of clipped values whatever happened.
+    that was taken has a finite fraction of clipped values whatever happened.
     """
     taken = np.isfinite(info.clipped)
     bad = taken & ~np.isfinite(info.residual + info.guidance + info.prior_step)

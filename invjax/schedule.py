@@ -363,8 +363,8 @@ def _quadratic_timesteps(count: int, num_train_steps: int) -> np.ndarray:
             f"num_steps 'quad{count}' must keep 1 to {num_train_steps} "
             'timesteps.'
         )
-    share = np.arange(count) / max(count - 1, 1)
-    spread = np.round((num_train_steps - 1) * share**2).astype(np.int64)
+    fraction = np.arange(count) / max(count - 1, 1)
+    spread = np.round((num_train_steps - 1) * fraction**2).astype(np.int64)
     # The first ones would fall together where there are many.
     return np.maximum(spread, np.arange(count))
 

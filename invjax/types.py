@@ -38,7 +38,7 @@ class Info(NamedTuple):
         residual: ||y - A(x0_hat)||, to be compared with noise_std sqrt(m).
         prior_step: ||x_s - x_t|| of the prior's own step, noise included.
         guidance: norm of what the measurement added to it.
-        clipped: share of the values of x0_hat that lie on its bounds.
+        clipped: fraction of the values of x0_hat that lie on its bounds.
         solver_residual: ||b - M v|| / ||b|| of the linear system that the step
             solved by conjugate gradients, the largest where there were several;
             0 where it is solved in closed form, or there is none.

@@ -252,7 +252,7 @@ def renoise(
     Args:
         x_t, x_0: (H, W, C).
         step: a row of Steps.
-        mix: () share of fresh noise, 0 (DDIM) to 1 (independent of x_t).
+        mix: () fraction of fresh noise, 0 (DDIM) to 1 (independent of x_t).
         noise: (H, W, C), standard normal.
     """
     eps = x_t - jnp.sqrt(step.alpha_bar_t) * x_0

@@ -37,7 +37,7 @@ class DAPS(Method):
         spread: () factor of r_t, above 0. All numbers may be traced.
         flow_steps: () steps of the probability flow: network passes a level.
         langevin_steps: () of `langevin`.
-        langevin_size: () its step as a share of the variance along the
+        langevin_size: () its step as a fraction of the variance along the
             steepest direction; above 0, stable below 2.
         draw: one of `exact` and `langevin`.
         transition: of it, only `clip` is read; the step is the method's own.

@@ -131,5 +131,5 @@ class FastDIPS(Method):
 def _into_ball(w, centre, radius):
     """The point nearest to w with ||point - centre|| <= radius."""
     distance = jnp.linalg.norm(w - centre)
-    share = radius / jnp.maximum(distance, 1e-12)
-    return jnp.where(distance <= radius, w, centre + share * (w - centre))
+    scale = radius / jnp.maximum(distance, 1e-12)
+    return jnp.where(distance <= radius, w, centre + scale * (w - centre))

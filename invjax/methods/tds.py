@@ -114,6 +114,6 @@ def _log_likelihood(problem, x0_hat, variance, noise_var):
 def _resample(key, log_weights):
     """Indices by systematic resampling: one uniform number for all."""
     number = len(log_weights)
-    shares = jnp.cumsum(jax.nn.softmax(log_weights))
+    cumulative = jnp.cumsum(jax.nn.softmax(log_weights))
     places = (jnp.arange(number) + jax.random.uniform(key)) / number
-    return jnp.minimum(jnp.searchsorted(shares, places), number - 1)
+    return jnp.minimum(jnp.searchsorted(cumulative, places), number - 1)

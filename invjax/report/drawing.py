@@ -142,8 +142,8 @@ def lines(
         return _LEFT + (_WIDTH - _LEFT - _RIGHT) * far / span
 
     def at_y(value):
-        share = (turn(high) - turn(value)) / (turn(high) - turn(low))
-        return _TOP + (_HEIGHT - _BOTTOM - _TOP) * share
+        fraction = (turn(high) - turn(value)) / (turn(high) - turn(low))
+        return _TOP + (_HEIGHT - _BOTTOM - _TOP) * fraction
 
     parts = []
     right = _WIDTH - _RIGHT
@@ -276,8 +276,8 @@ def gauge(
 
     def at(value):
         value = min(max(value, first), last)
-        share = math.log(value / first) / math.log(last / first)
-        return edge + (width - 2 * edge) * share
+        fraction = math.log(value / first) / math.log(last / first)
+        return edge + (width - 2 * edge) * fraction
 
     narrowest = max(at(high) - at(low), 3)
     centre = (at(low) + at(high)) / 2

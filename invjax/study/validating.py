@@ -163,8 +163,8 @@ class Rows:
 def _name(row: dict) -> str:
     """What tells a row from others: all but what was computed."""
     computed = ('setting', *validation.Errors._fields)
-    told = {n: v for n, v in row.items() if n not in computed}
-    return json.dumps(as_json(told), sort_keys=True)
+    inputs = {n: v for n, v in row.items() if n not in computed}
+    return json.dumps(as_json(inputs), sort_keys=True)
 
 
 def _parse(line: str) -> dict:

@@ -295,19 +295,19 @@ def compile_step(config: Config, prior: NetworkPrior, mesh: Mesh) -> Compiled:
 
 
 def _memory_words(run, state, num_devices: int) -> str:
-    held = sum(
+    kept = sum(
         leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)
     )
     each = (
         'the device' if num_devices == 1 else f'each of {num_devices} devices'
     )
-    of_state = f'{held / 2**30:.2f} GiB for parameters, averages and optimiser'
+    of_state = f'{kept / 2**30:.2f} GiB for parameters, averages and optimiser'
     try:
         needed = run.memory_analysis().temp_size_in_bytes
     except (AttributeError, NotImplementedError, RuntimeError):
         # Not every backend says.
         return f'on {each} {of_state}, and what a step takes'
     return (
-        f'{(held + needed) / 2**30:.2f} GiB on {each} at the peak, {of_state} '
+        f'{(kept + needed) / 2**30:.2f} GiB on {each} at the peak, {of_state} '
         f'and {needed / 2**30:.2f} GiB for a step'
     )
