@@ -28,7 +28,7 @@ COLOURS = np.array(
 SIGNED_COLOURS = np.array([[0, 0, 255], [255, 255, 255], [255, 0, 0]], float)
 
 _WIDTH, _HEIGHT = 340, 200
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 10, 10, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 18, 10, 34
 
 
 def colours(unit: np.ndarray, places: np.ndarray = COLOURS) -> np.ndarray:
@@ -100,8 +100,9 @@ def lines(
     label: str,
     logarithmic: bool = False,
     level: float | None = None,
+    rising: bool = False,
 ) -> Markup:
-    """Lines over a common x, which falls from left to right as time does.
+    """Lines over a common x.
 
     Args:
         x: N numbers.
@@ -110,6 +111,8 @@ def lines(
         x_label, label: of the axes.
         logarithmic: whether y is.
         level: of a dotted line across, or None.
+        rising: whether x rises from left to right; it falls as the time of a
+            reverse process does.
     """
     times = np.asarray(x, float)
     found = {n: np.asarray(v, float) for n, v in values.items()}
@@ -135,7 +138,8 @@ def lines(
     span = max(float(times.max() - times.min()), 1e-9)
 
     def at_x(value):
-        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * (times.max() - value) / span
+        far = value - times.min() if rising else times.max() - value
+        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * far / span
 
     def at_y(value):
         fraction = (turn(high) - turn(value)) / (turn(high) - turn(low))
@@ -161,16 +165,35 @@ def lines(
             f'y2="{y:.1f}"/>'
         )
     for i, (name, line) in enumerate(found.items()):
-        points = ' '.join(
+        points = [
             f'{at_x(a):.1f},{at_y(b):.1f}'
             for a, b in zip(times, line, strict=True)
             if np.isfinite(b)
-        )
+        ]
+        if len(points) == 1:  # A line of one point would not be seen.
+            left, _, top = points[0].partition(',')
+            parts.append(
+                f'<circle class="c{i % 8}" cx="{left}" cy="{top}" r="3"/>'
+            )
         parts.append(
-            f'<polyline class="line c{i % 8}" points="{points}">'
+            f'<polyline class="line c{i % 8}" points="{" ".join(points)}">'
             f'<title>{escape(name)}</title></polyline>'
         )
     return _svg(_WIDTH, _HEIGHT, label, *parts)
+
+
+def legend(names: Sequence[str]) -> Markup:
+    """Names with the colours that `lines` gives them, in their order."""
+    return Markup(' ').join(
+        Markup('<span class="key">{}{}</span>').format(
+            Markup(
+                '<svg viewBox="0 0 18 8" aria-hidden="true"><line '
+                f'class="c{i % 8}" x1="0" x2="18" y1="4" y2="4"/></svg>'
+            ),
+            name,
+        )
+        for i, name in enumerate(names)
+    )
 
 
 def scale(

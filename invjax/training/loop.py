@@ -6,7 +6,7 @@ The folder of a run has
     checkpoints/STEP/  what it goes on from: the state of the steps, the place in
                        the data, the history
     prior/             the prior as it is, for `load_prior`
-    train.html         what it looks like; samples and restorations beside it
+    report.html        what it looks like; samples and restorations beside it
 
 A checkpoint is complete or not there, and a run that goes on from one ends with
 the same weights, bit for bit on the same machine, as one that was never
