@@ -105,6 +105,7 @@ def _entry(aim, row, num_runs, found) -> dict[str, Any]:
         'lpips': round(_mean(row, 'lpips_alex'), 4),
         'evaluations': round(_evaluations(row)),
         'seconds': round(_mean(row, 'seconds'), 2),
+        'noise_std': found['flags']['noise_std'],
         'of': num_runs,
         'faces': row['num_cells'],
         'date': found['date'][:10],
