@@ -14,7 +14,7 @@ already is a --measurement. Several samples also give their mean and a map of
 their standard deviation, and say how much they differ and, where a truth is
 known, how often they enclose it. The success rate is how many of them explain
 the measurement: a task such as phase retrieval fails at random, and needs
-several starts. `report.html` shows all of it on one page (docs/report.md).
+several starts (--starts). `report.html` shows all of it on one page (docs/report.md).
 """
 
 import time
@@ -48,6 +48,15 @@ FLAGS.integer(
     1,
     'Of how many restorations each picture is the mean: a higher PSNR, less '
     'detail, and as many times the work.',
+    at_least=1,
+    at_most=groups.MOST,
+)
+FLAGS.integer(
+    'starts',
+    None,
+    'Of how many starts each picture is the one of least residual, for tasks '
+    'that fail at random; three of four are given up after a third of the '
+    'steps [1; auto chooses].',
     at_least=1,
     at_most=groups.MOST,
 )
@@ -93,6 +102,7 @@ def main(given):
             seed=given.seed,
             num_samples=given.num_samples,
             mean_of=given.mean_of,
+            starts=given.starts,
             max_lanes=given.max_lanes,
             on_progress=progress.Progress(f'{name}, {given.task}'),
             **groups.settings_of(given),

@@ -47,8 +47,8 @@ def resolve(
         settings: flat, by the names of `Method.of`, on top of the defaults.
 
     Raises:
-        ValueError: for a method or a setting that there is not, or a value out
-            of its range.
+        ValueError: for a method or a setting that there is not, a value out of
+            its range, or a setting that the method's choices leave unread.
     """
     settings = dict(settings or {})
     if isinstance(method, Method):
@@ -56,6 +56,7 @@ def resolve(
             merged = {**method.settings(), **settings}
             type(method).check_names(settings)
             method = type(method).of(merged)
+            method.check_read(settings)
         return Resolved(method, 'as given')
     if isinstance(method, str):
         method = method_class(method)
@@ -78,6 +79,8 @@ def resolve(
         else:
             source = f'defaults tuned for {card.name} on {task}'
     found = method.of({**tuned, **settings})
+    if prior is not None:  # Else its defaults are not known yet.
+        found.check_read(settings)
     if card is not None:
         found.check(len(prior.alpha_bar))
     return Resolved(found, source)
@@ -100,11 +103,13 @@ class Chosen(NamedTuple):
         method: the value.
         num_steps: any form that `schedule.respace` takes.
         words: what it is and why, in one line.
+        starts: of how many the best by residual is taken.
     """
 
     method: Method
     num_steps: int | str
     words: str
+    starts: int = 1
 
 
 def choose(problem: Problem, prior, aim: str = 'psnr') -> Chosen:
@@ -154,14 +159,16 @@ def _best_of_table(card, problem: Problem, aim: str):
             return None, f'{whose} has no table of choices'
         return None, f'the choices of {whose} have nothing for {aim} on {task}'
     method = method_class(entry['method']).of(entry['settings'])
+    starts = entry.get('starts', 1)
+    number = f' and {starts} starts' if starts > 1 else ''
     words = (
-        f'{method.name} with {entry["num_steps"]}, best of {entry["of"]} '
+        f'{method.name} with {entry["num_steps"]}{number}, best of {entry["of"]} '
         f'runs for {aim} on {problem.task}: {entry["psnr"]:.2f} dB, '
         f'LPIPS {entry["lpips"]:.3f}, {entry["evaluations"]} passes over '
         f'{entry["faces"]} faces of {entry["date"]}'
         f'{_other_noise(problem, entry["noise_std"])}'
     )
-    return Chosen(method, entry['num_steps'], words), ''
+    return Chosen(method, entry['num_steps'], words, starts), ''
 
 
 def _calibrated(card, problem: Problem):
@@ -219,6 +226,7 @@ class Restoration:
         prior_name: of the prior's card.
         alpha_bar: (T,) the prior's schedule.
         mean_of: of how many restorations each sample is the mean.
+        starts: of how many starts each of those is the best by residual.
         aim: of 'auto', where that chose the method; else None.
     """
 
@@ -231,6 +239,7 @@ class Restoration:
     prior_name: str
     alpha_bar: np.ndarray
     mean_of: int = 1
+    starts: int = 1
     aim: str | None = None
 
     @property
@@ -306,6 +315,7 @@ def restore(
     seed: int | jax.Array = 0,
     num_samples: int = 1,
     mean_of: int = 1,
+    starts: int | None = None,
     max_lanes: int = 8,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     **settings: Any,
@@ -331,6 +341,9 @@ def restore(
         mean_of: how many restorations each of them is the mean of, clipped to
             [-1, 1] before; that many times the work. A mean has a higher PSNR
             and less detail than what it is made of.
+        starts: of how many starts each of them is the one of least residual, for
+            tasks that fail at random; most are given up after a third of the
+            steps, see `batch.run_starts`. By default 1, or what 'auto' chooses.
         max_lanes: how many of them at once.
         on_progress: called with (sample steps done, sample steps in all).
         **settings: hyperparameters and choices, on top of the defaults.
@@ -340,7 +353,11 @@ def restore(
             not, a value out of its range, an operator that the method cannot do,
             or steps or settings that are given with 'auto'.
     """
-    for name, number in (('num_samples', num_samples), ('mean_of', mean_of)):
+    for name, number in (
+        ('num_samples', num_samples),
+        ('mean_of', mean_of),
+        ('starts', 1 if starts is None else starts),
+    ):
         if number < 1 or number != int(number):
             raise ValueError(
                 f'{name} must be a whole number of 1 or more, got {number}.'
@@ -354,24 +371,25 @@ def restore(
         chosen = choose(problem, prior, aim)
         resolved = Resolved(chosen.method, chosen.words)
         num_steps = chosen.num_steps
+        starts = chosen.starts if starts is None else starts
     elif aim is not None:
         raise ValueError(f"aim goes with the method 'auto', got {method!r}.")
     else:
         num_steps = _OWN_NUM_STEPS if num_steps is None else num_steps
         resolved = resolve(method, prior, problem.task, num_steps, settings)
+    starts = 1 if starts is None else int(starts)
     lanes = batch.make_lanes(
         keys.root(seed),
         [problem],
         [resolved.method],
-        int(num_samples) * int(mean_of),
+        int(num_samples) * int(mean_of) * starts,
     )
-    result = batch.run_lanes(
-        lanes,
-        prior,
-        num_steps,
-        max_lanes=max_lanes,
-        on_progress=on_progress,
-    )
+    how = {'max_lanes': max_lanes, 'on_progress': on_progress}
+    if starts == 1:
+        result = batch.run_lanes(lanes, prior, num_steps, **how)
+    else:
+        result = batch.run_starts(lanes, prior, num_steps, starts, **how)
+        result = _of_least_residual(result, problem, starts)
     card = getattr(prior, 'card', None)
     samples, info = _averaged(result.x, result.info, int(mean_of))
     return Restoration(
@@ -384,8 +402,20 @@ def restore(
         prior_name=type(prior).__name__ if card is None else card.name,
         alpha_bar=np.asarray(prior.alpha_bar),
         mean_of=int(mean_of),
+        starts=starts,
         aim=aim,
     )
+
+
+def _of_least_residual(result, problem: Problem, starts: int):
+    """Of each group of starts the lane that explains the measurement best."""
+    residuals = np.array([score(x, problem)['residual_norm'] for x in result.x])
+    groups = (result.lanes // starts).reshape(-1)
+    best = [
+        rows[np.argsort(residuals[rows], kind='stable')[0]]  # NaN comes last.
+        for rows in (np.flatnonzero(groups == g) for g in np.unique(groups))
+    ]
+    return jax.tree.map(lambda leaf: leaf[np.array(best)], result)
 
 
 def check_auto(given: Iterable[str], prefix: str = '') -> None:

@@ -66,6 +66,7 @@ def restoration_in_python(
         'seed': given.seed,
         'num_samples': given.num_samples,
         **({} if given.mean_of == 1 else {'mean_of': given.mean_of}),
+        **({} if given.starts is None else {'starts': given.starts}),
         'max_lanes': given.max_lanes,
         **groups.settings_of(given),
     }

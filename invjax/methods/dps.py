@@ -70,6 +70,13 @@ class DPS(Method):
     tuning_grid = {'zeta': (0.75, 1.5, 3.0, 6.0, 12.0)}  # noqa: RUF012
     validation_settings = tuple({'zeta': v} for v in (0.03, 0.1, 0.3, 1.0, 3.0))
 
+    only_with = {  # noqa: RUF012
+        'retained': ('projection', 'state'),
+        'learning_rate': ('moments', 'adam'),
+        'beta_1': ('moments', 'adam'),
+        'beta_2': ('moments', 'adam'),
+    }
+
     zeta: Number = not_negative(1.0)
     normalise: str = choice('residual', 'gradient')
     projection: str = choice('none', 'state')

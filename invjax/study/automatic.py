@@ -104,6 +104,7 @@ def _entry(aim, row, num_runs, found) -> dict[str, Any]:
         'psnr': round(_mean(row, 'psnr'), 2),
         'lpips': round(_mean(row, 'lpips_alex'), 4),
         'evaluations': round(_evaluations(row)),
+        **_starts(found['flags']),
         'seconds': round(_mean(row, 'seconds'), 2),
         'noise_std': found['flags']['noise_std'],
         'of': num_runs,
@@ -113,12 +114,20 @@ def _entry(aim, row, num_runs, found) -> dict[str, Any]:
     }
 
 
+def _starts(flags) -> dict[str, int]:
+    """Of how many starts the scores are those of the least residual."""
+    if not flags.get('choose_sample'):
+        return {}
+    return {'starts': int(flags['num_samples'])}
+
+
 # What of an evaluation's flags its command has, in this order.
 _SHOWN = (
     'images',
     'first_image',
     'num_images',
     'num_samples',
+    'choose_sample',
     'num_steps',
     'tasks',
     'methods',
@@ -134,7 +143,9 @@ def _command(flags: Mapping[str, Any]) -> str:
     shown = {name: flags[name] for name in _SHOWN if flags.get(name)}
     shown['images'] = os.path.basename(shown['images'])
     words = [
-        f'--{name}={",".join(map(str, v)) if isinstance(v, list) else v}'
+        f'--{name}'
+        if v is True
+        else f'--{name}={",".join(map(str, v)) if isinstance(v, list) else v}'
         for name, v in shown.items()
     ]
     return ' '.join(['python -m experiments.evaluate', *words])
