@@ -95,7 +95,8 @@ class FacesTest(absltest.TestCase):
 
     def test_the_page_is_what_the_table_says(self):
         text = (_ROOT / 'docs' / 'choose.md').read_text()
-        self.assertEqual(text, automatic.page(self.card))
+        results = (_ROOT / 'docs' / 'results.md').read_text()
+        self.assertEqual(text, automatic.page(self.card, results))
 
     def test_every_choice_is_a_method_with_settings_it_has(self):
         self.assertNotEmpty(self.card.choices)
@@ -103,6 +104,56 @@ class FacesTest(absltest.TestCase):
             self.assertIn(entry['task'], operators.OPERATORS)
             self.assertIn(entry['aim'], restoration.AIMS)
             method_class(entry['method']).of(entry['settings']).check(1000)
+
+
+class HeldAgainstTest(absltest.TestCase):
+    RESULTS = """
+### `denoising`
+
+| method | steps | PSNR, dB | LPIPS alex |
+| --- | --- | --- | --- |
+| `measurement` |  | 40.00 +- 0.02 | 0.000 +- 0.001 |
+| `wiener` | quad20 | 36.45 +- 0.08 | **0.003 +- 0.000** |
+| `dps` | 100 | **36.50 +- 0.05** | 0.006 +- 0.000 |
+
+## Something else
+
+| method | steps | PSNR, dB | LPIPS alex |
+| --- | --- | --- | --- |
+| `wiener` | quad20 | 99.00 | 0.000 |
+"""
+
+    def lines(self, *choices):
+        choices = [
+            dict(zip(('aim', 'method', 'num_steps'), c, strict=True))
+            for c in choices
+        ]
+        card = Card(
+            {'name': 'small'},
+            choices=tuple({'task': 'denoising', **c} for c in choices),
+        )
+        return automatic.held_against(card, self.RESULTS)
+
+    def test_choices_stand_beside_the_best_row_of_their_task(self):
+        *_, one, other, _, count = self.lines(
+            ('psnr', 'wiener', 'quad20'), ('perception', 'dps', 100)
+        )
+        self.assertEqual(
+            one,
+            '| `denoising` | psnr | `wiener` | 36.45 +- 0.08 | `dps` '
+            '| 36.50 +- 0.05 | 0.050 | yes |',
+        )
+        self.assertEqual(
+            other,
+            '| `denoising` | perception | `dps` | 0.006 +- 0.000 | `wiener` '
+            '| 0.003 +- 0.000 | 0.003 | no |',
+        )
+        self.assertEqual(count, '1 of 2 are near.')
+
+    def test_a_choice_that_the_table_lacks_has_a_dash(self):
+        *_, row, _, count = self.lines(('psnr', 'wiener', 'quad50'))
+        self.assertIn('| `wiener` | - | `dps` |', row)
+        self.assertEqual(count, '0 of 0 are near.')
 
 
 class _Carded:
