@@ -94,6 +94,13 @@ def fraction(default: float) -> Any:
     return _number(default, 'from 0 to 1', lambda v, _: (v >= 0) & (v <= 1))
 
 
+def decay(default: float) -> Any:
+    """A number from 0 to below 1."""
+    return _number(
+        default, 'from 0 to below 1', lambda v, _: (v >= 0) & (v < 1)
+    )
+
+
 def count(default: int) -> Any:
     """A whole number of 1 or more; it may be traced, unlike `size`."""
     return _number(

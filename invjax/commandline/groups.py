@@ -272,7 +272,10 @@ def define_method(flags: Flags, default: str | None = 'dps') -> None:
         default: of --method; None leaves that flag to the binary.
     """
     if default is not None:
-        flags.string('method', default, f'One of {", ".join(methods.METHODS)}.')
+        names = list(methods.METHODS)
+        if default == restoration.AUTO:
+            names.insert(0, restoration.AUTO)
+        flags.string('method', default, f'One of {", ".join(names)}.')
     define_transition(flags)
     defined = set()
     for method, cls in methods.METHODS.items():

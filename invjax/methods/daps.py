@@ -48,6 +48,10 @@ class DAPS(Method):
     name = 'daps'
     needs = LinearOperator
     has_own_step = True
+    only_with = {  # noqa: RUF012
+        'langevin_steps': ('draw', 'langevin'),
+        'langevin_size': ('draw', 'langevin'),
+    }
 
     spread: Number = positive(1.0)
     flow_steps: Number = count(1)

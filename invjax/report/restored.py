@@ -33,6 +33,8 @@ def judge(restoration: Restoration) -> dict[str, Any]:
         'settings_from': restoration.settings_from,
         'num_steps': restoration.num_steps,
         'mean_of': restoration.mean_of,
+        'starts': restoration.starts,
+        'aim': restoration.aim,
         'restored': scores,
         'nonfinite_samples': np.flatnonzero(restoration.failed >= 0).tolist(),
         'success': _success(scores, measured, len(restoration.samples)),
@@ -80,8 +82,10 @@ def _together(samples, scores, measured: Problem) -> dict[str, Any]:
 
 def sentences(judged: Mapping[str, Any]) -> list[str]:
     """What `judge` found, in lines for a terminal."""
+    # Why auto chose them is said before the restoration.
+    source = 'of auto' if judged['aim'] else judged['settings_from']
     lines = [
-        f'settings: {judged["settings_from"]}: '
+        f'settings {source}: '
         + ', '.join(f'{n} {v}' for n, v in judged['settings'].items())
     ]
     if judged['mean_of'] > 1:
@@ -89,6 +93,11 @@ def sentences(judged: Mapping[str, Any]) -> list[str]:
         lines.append(
             f'each picture is the mean of {number} restorations, of {number} '
             'times the evaluations'
+        )
+    if judged['starts'] > 1:
+        lines.append(
+            f'each is the best by residual of {judged["starts"]} starts, three '
+            'of four given up after a third of the steps'
         )
     if 'measurement' in judged:
         lines.append(f'measurement {judged["measurement"]["psnr"]:.2f} dB')

@@ -144,16 +144,21 @@ def shown_settings(
 ) -> dict[str, Any]:
     """What a reader needs of a method's settings, as they are in a protocol.
 
-    That is its numbers, but for an eta of 0, and its choices and switches where
-    they are not the default ones.
+    That is its numbers, but for an eta of 0 and those that its choices leave
+    unread, and its choices and switches where they are not the default ones.
 
     Args:
         settings: name to value; infinity may be the text 'inf'.
         method: its name; without it choices and switches are left out.
     """
     default = _default_settings(method)
+    only_with = METHODS[method].only_with if method in METHODS else {}
     shown = {}
     for name, value in settings.items():
+        if name in only_with:
+            field, needed = only_with[name]
+            if settings.get(field, needed) != needed:
+                continue
         if value == 'inf':
             value = math.inf
         if isinstance(value, str | bool):
