@@ -306,18 +306,19 @@ def _parses(text: str) -> bool:
 
 
 def find_mutants(path: pathlib.Path) -> list[Mutant]:
-    """All faults that can be planted in a file, and that still parse."""
+    """All faults that can be planted in a file, also some that do not parse."""
     source = path.read_text()
     finder = _Finder(str(path.relative_to(ROOT)), source)
     finder.visit(ast.parse(source))
-    found = []
-    for mutant in dict.fromkeys(finder.found):
-        try:
-            ast.parse(planted(mutant, source))
-        except SyntaxError:
-            continue
-        found.append(mutant)
-    return found
+    return list(dict.fromkeys(finder.found))
+
+
+def _can_be_planted(mutant: Mutant) -> bool:
+    try:
+        ast.parse(planted(mutant, (ROOT / mutant.path).read_text()))
+    except SyntaxError:
+        return False
+    return True
 
 
 def planted(mutant: Mutant, source: str) -> str:
@@ -330,12 +331,20 @@ def choose(
 ) -> list[Mutant]:
     """A seeded sample in random order: one fault of each file, then of all."""
     rng = random.Random(seed)
-    chosen = [rng.choice(sorted(mutants[path])) for path in sorted(mutants)]
-    rest = sorted(
-        {m for found in mutants.values() for m in found} - set(chosen)
-    )
-    missing = max(0, count - len(chosen))
-    chosen += rng.sample(rest, min(missing, len(rest)))
+    orders = {
+        path: rng.sample(found, len(found))
+        for path, found in sorted(mutants.items())
+    }
+    firsts = [
+        next(filter(_can_be_planted, order), None) for order in orders.values()
+    ]
+    chosen = [first for first in firsts if first is not None]
+    rest = [m for order in orders.values() for m in order if m not in chosen]
+    rng.shuffle(rest)
+    for mutant in filter(_can_be_planted, rest):
+        if len(chosen) >= count:
+            break
+        chosen.append(mutant)
     rng.shuffle(chosen)
     return chosen
 
@@ -418,13 +427,15 @@ def test_files(path: str) -> list[str]:
     for module, far in distance.items():
         file = module.replace('.', '/') + '.py'
         if file.endswith('_test.py'):
-            size = (ROOT / file).stat().st_size
+            text = (ROOT / file).read_text()
             # What tests each method or operator finds them in a list.
             if re.search('contract|properties', file):
                 far = min(far, 1)
-            files[file] = (file != namesake, far, size, file)
+            # Programs that a test begins cost seconds each.
+            slow = 'subprocess' in text
+            files[file] = (file != namesake, slow, far, len(text), file)
     if (ROOT / namesake).is_file():
-        files.setdefault(namesake, (False, 0, 0, namesake))
+        files.setdefault(namesake, (False, False, 0, 0, namesake))
     return sorted(files, key=files.get)
 
 
@@ -438,7 +449,6 @@ class _Recorder:
     def __init__(self, file: pathlib.Path, stem: str, seconds: float):
         self.file, self.stem, self.seconds = file, stem, seconds
         self.found = {'failed': [], 'passed': 0, 'ended': False}
-        self.start = time.process_time()
 
     def pytest_collectreport(self, report):
         if report.failed:
@@ -470,7 +480,9 @@ class _Recorder:
             self.found['passed'] += 1
 
     def pytest_runtest_teardown(self, item):
-        if time.process_time() - self.start > self.seconds:
+        of_programs = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent = of_programs.ru_utime + of_programs.ru_stime
+        if time.process_time() + spent > self.seconds:
             item.session.shouldstop = 'The seconds are spent.'
 
     def pytest_sessionfinish(self):
@@ -716,7 +728,10 @@ def main():
             for path in sorted((ROOT / 'invjax').rglob('*.py'))
             if given.only in str(path) and (found := find_mutants(path))
         }
-        print(f'{sum(map(len, mutants.values()))} faults can be planted.')
+        print(
+            f'{sum(map(len, mutants.values()))} faults to choose from.',
+            flush=True,
+        )
         chosen = choose(mutants, given.count, given.seed)
     # Read at the first import: what is compiled once serves all faults.
     os.environ['JAX_COMPILATION_CACHE_DIR'] = str(out / 'compiled')
