@@ -406,7 +406,7 @@ def _imports() -> dict[str, set[str]]:
     return found
 
 
-def test_files(path: str) -> list[str]:
+def test_files(path: str, words: dict[str, int]) -> list[str]:
     """Test files that import a module, the nearest first."""
     imports = _imports()
     users = collections.defaultdict(set)
@@ -431,23 +431,64 @@ def test_files(path: str) -> list[str]:
             # What tests each method or operator finds them in a list.
             if re.search('contract|properties', file):
                 far = min(far, 1)
-            # Programs that a test begins cost seconds each.
-            slow = 'subprocess' in text
-            files[file] = (file != namesake, slow, far, len(text), file)
+            near = _nearness(text, words)
+            files[file] = (file != namesake, near, far, len(text), file)
     if (ROOT / namesake).is_file():
-        files.setdefault(namesake, (False, False, 0, 0, namesake))
+        files.setdefault(namesake, (False, 0, 0, 0, namesake))
     return sorted(files, key=files.get)
+
+
+def words_of(path: str, line: int) -> dict[str, int]:
+    """Names by which a test may call on a line of a module.
+
+    Returns:
+        Those of the function or class that the line belongs to, 0, of what
+        uses these in the module, 1, and so on.
+    """
+    tree = ast.parse((ROOT / path).read_text())
+    uses = {}  # name of a statement to the names in it
+    found = {pathlib.Path(path).stem: 4}
+    for node in tree.body:
+        names = [getattr(node, 'name', None)]
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = getattr(node, 'targets', None) or [node.target]
+            names = [getattr(target, 'id', None) for target in targets]
+        inner = list(ast.walk(node))
+        if node.lineno <= line <= node.end_lineno:
+            names += [
+                n.name
+                for n in inner
+                if isinstance(n, ast.FunctionDef)
+                and n.lineno <= line <= n.end_lineno
+                and not n.name.startswith('__')
+            ]
+            found |= dict.fromkeys(filter(None, names), 0)
+        inside = {n.id for n in inner if isinstance(n, ast.Name)}
+        inside |= {n.attr for n in inner if isinstance(n, ast.Attribute)}
+        uses |= dict.fromkeys(filter(None, names), inside)
+    for depth in (1, 2, 3):
+        users = [n for n, inside in uses.items() if inside & found.keys()]
+        for name in users:
+            found.setdefault(name, depth)
+    return found
+
+
+def _nearness(text: str, words: dict[str, int]) -> int:
+    here = re.findall(r'\w+', text)
+    return min((words[w] for w in here if w in words), default=9)
 
 
 class _Recorder:
     """What happened, as a plugin of pytest's, which writes it into a file.
 
-    Tests that have the name of the module in theirs come first in their file,
-    and after so many seconds of the processor no other test begins.
+    Tests that name what has the fault come first, and after so many seconds of
+    the processor no other test begins.
     """
 
-    def __init__(self, file: pathlib.Path, stem: str, seconds: float):
-        self.file, self.stem, self.seconds = file, stem, seconds
+    def __init__(
+        self, file: pathlib.Path, words: dict[str, int], seconds: float
+    ):
+        self.file, self.words, self.seconds = file, words, seconds
         self.found = {'failed': [], 'passed': 0, 'ended': False}
 
     def pytest_collectreport(self, report):
@@ -455,23 +496,63 @@ class _Recorder:
             self.found['failed'].append(report.nodeid)
 
     def pytest_collection_modifyitems(self, items):
-        # A class stays together, for what it sets up once.
-        def key(item):
-            file, _, name = item.nodeid.partition('::')
-            group = file, name.partition('::')[0]
-            return files.index(file), group not in named, groups.index(group)
+        files = list(dict.fromkeys(item.path for item in items))
+        of_tests, of_classes = {}, {}
+        for file in files:
+            text = file.read_text()
+            body = ast.parse(text).body
+            # Programs that a test begins cost seconds each.
+            slow = {'subprocess'} | {
+                node.name
+                for node in body
+                if isinstance(node, ast.FunctionDef)
+                and 'subprocess' in ast.get_source_segment(text, node)
+            }
+            for group in body:
+                if not isinstance(group, ast.ClassDef):
+                    continue
+                of_classes[file, group.name] = 5 + _nearness(
+                    ast.get_source_segment(text, group), self.words
+                )
+                for test in group.body:
+                    if isinstance(test, ast.FunctionDef):
+                        segment = ast.get_source_segment(text, test)
+                        near = _nearness(segment, self.words)
+                        if slow & set(re.findall(r'\w+', segment)):
+                            near += 30
+                        of_tests[file, group.name, test.name] = near
 
-        files, groups, named = [], [], set()
+        def nearness(item):
+            group = getattr(item.cls, '__name__', '')
+            # Parameters stand behind a test's name.
+            found = [
+                near
+                for (file, cls, test), near in of_tests.items()
+                if (file, cls) == (item.path, group)
+                and item.name.startswith(test)
+            ]
+            if re.search(rf'_{next(iter(self.words))}\d*$', item.name):
+                found.append(0)
+            of_class = of_classes.get((item.path, group), 20)
+            return (
+                max(found)
+                if max(found, default=0) > 30
+                else min([*found, of_class])
+            )
+
+        near = {item: nearness(item) for item in items}
+        best = {}  # A class stays together, for what it sets up once.
         for item in items:
-            file, _, name = item.nodeid.partition('::')
-            group = file, name.partition('::')[0]
-            if file not in files:
-                files.append(file)
-            if group not in groups:
-                groups.append(group)
-            if self.stem in name:
-                named.add(group)
-        items.sort(key=lambda item: (*key(item), self.stem not in item.nodeid))
+            group = item.path, item.cls
+            best[group] = min(best.get(group, 99), near[item])
+        order = {group: i for i, group in enumerate(best)}
+        items.sort(
+            key=lambda item: (
+                best[item.path, item.cls],
+                order[item.path, item.cls],
+                near[item],
+            )
+        )
 
     def pytest_runtest_logreport(self, report):
         if report.failed:
@@ -522,7 +603,7 @@ class _Run(NamedTuple):
 def _begin(
     folder: pathlib.Path,
     tests: list[str],
-    stem: str,
+    words: dict[str, int],
     seconds: float,
     stop: bool,
 ) -> _Run:
@@ -558,7 +639,7 @@ def _begin(
             '-m',
             'not slow and not wheel',
         ]
-        recorder = _Recorder(file, stem, seconds)
+        recorder = _Recorder(file, words, seconds)
         pytest.main([*options, *['-x'] * stop, *tests], plugins=[recorder])
         ours = sys.modules.get('invjax')
         where = getattr(ours, '__file__', None) or str(folder)
@@ -616,9 +697,9 @@ def run_all(mutants: list[Mutant], given, keep) -> None:
                 number, mutant = waiting.popleft()
                 folder = free.pop()
                 _place(mutant, folder, number)
-                tests = test_files(mutant.path)[: given.files]
-                stem = pathlib.Path(mutant.path).stem
-                run = _begin(folder, tests, stem, given.seconds, stop=True)
+                words = words_of(mutant.path, mutant.line)
+                tests = test_files(mutant.path, words)[: given.files]
+                run = _begin(folder, tests, words, given.seconds, stop=True)
                 running[run.pid] = run, mutant, folder
             pid, status, usage = os.wait4(-1, os.WNOHANG)
             if pid == 0:
@@ -646,7 +727,7 @@ def failing_without_fault(tests: list[str]) -> set[str]:
         return set()
     with tempfile.TemporaryDirectory() as name:
         folder = _copy_of_clone(pathlib.Path(name))
-        run = _begin(folder, tests, ' ', 10**6, stop=False)
+        run = _begin(folder, tests, {'': 0}, 10**6, stop=False)
         os.waitpid(run.pid, 0)
         if not run.file.is_file():
             raise SystemExit('The tests without a fault did not end.')
