@@ -428,7 +428,9 @@ def reverse_steps(
     )
     return Steps(
         *(
-            jnp.asarray(field[::-1], _DTYPES.get(name, jnp.float32))
+            jax.device_put(
+                np.asarray(field[::-1], _DTYPES.get(name, np.float32))
+            )
             for name, field in zip(Steps._fields, steps, strict=True)
         )
     )

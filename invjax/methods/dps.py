@@ -18,9 +18,9 @@ that zeta keeps its meaning, and is 1 for Gaussian noise.
 """
 
 import jax
-import optax
 
 from invjax.methods.base import Method, guided_step
+from invjax.problem import safe_norm
 from invjax.settings import Number, choice, not_negative
 
 
@@ -50,7 +50,7 @@ class DPS(Method):
         grad, (x0_hat, prediction) = jax.grad(distance, has_aux=True)(x_t)
         if self.normalise == 'gradient':
             # The gradients of the norm and of its square point the same way.
-            grad = grad / optax.safe_norm(grad, 1e-12)
+            grad = grad / safe_norm(grad)
         x_s, info = guided_step(
             key,
             x_t,
