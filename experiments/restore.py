@@ -25,6 +25,7 @@ from invjax import restoration
 from invjax.commandline import again, groups, measured, progress, record
 from invjax.commandline.flags import Flags
 from invjax.commandline.program import run
+from invjax.compiled import find_without_tracing
 from invjax.report import restored, restored_page
 from invjax.timing import sampling_seconds
 
@@ -155,4 +156,5 @@ def _check_auto(given):
 
 
 if __name__ == '__main__':
+    find_without_tracing()
     run(main, FLAGS)

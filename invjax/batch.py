@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from invjax import keys, sampler, schedule
+from invjax import compiled, keys, sampler, schedule
 from invjax.methods.base import Method
 from invjax.problem import Problem
 from invjax.schedule import Steps
@@ -44,8 +44,11 @@ class Lanes(NamedTuple):
 
     def take(self, index: np.ndarray) -> 'Lanes':
         """Some of the lanes, in that order."""
+        data = np.asarray(jax.random.key_data(self.keys))[index]
         return self._replace(
-            keys=self.keys[index],
+            keys=jax.random.wrap_key_data(
+                data, impl=jax.random.key_impl(self.keys)
+            ),
             rows=self.rows[index],
             methods=jax.tree.map(lambda leaf: leaf[index], self.methods),
         )
@@ -75,8 +78,8 @@ class Result(NamedTuple):
 
 
 def stack(trees: Sequence[Any]) -> Any:
-    """Stack pytrees of equal structure along a new first axis."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    """Stack pytrees of equal structure along a new first axis, on the host."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
 def stack_methods(methods: Sequence[Method]) -> Method:
@@ -151,7 +154,7 @@ def join_lanes(parts: Sequence[Lanes]) -> Lanes:
     return Lanes(
         keys=jnp.concatenate([part.keys for part in parts]),
         problems=jax.tree.map(
-            lambda *leaves: jnp.concatenate(leaves),
+            lambda *leaves: np.concatenate(leaves),
             *(part.problems for part in parts),
         ),
         rows=np.concatenate(
@@ -263,9 +266,14 @@ def _bare(prior):
 
 
 def _hand_out(lanes: Lanes, index: np.ndarray) -> _Batch:
+    """Those lanes on the device, each with its own problem.
+
+    What is on the host is picked there, since each shape of an array that JAX
+    picks from is one more program.
+    """
     taken = lanes.take(index)
     problems = jax.tree.map(lambda leaf: leaf[taken.rows], lanes.problems)
-    return _Batch(taken.keys, problems, taken.methods)
+    return jax.device_put(_Batch(taken.keys, problems, taken.methods))
 
 
 def _batches(lanes, prior, steps, batch_size, stretch, devices, on_progress):
@@ -283,17 +291,20 @@ def _batches(lanes, prior, steps, batch_size, stretch, devices, on_progress):
         cuts, num_skipped = schedule.stretches(
             steps, stretch, _first_t(batch.methods)
         )
-        carry = _start(batch, steps, mesh)
+        start = compiled.find(_start, batch, steps, mesh=mesh)
+        carry = start(batch, steps)
+        run = compiled.find(_run, batch, carry, cuts[0], prior, mesh=mesh)
         infos = []
         kept = min(batch_size, num_lanes - begin)
         for i, cut in enumerate(cuts):
-            carry, info = _run(batch, carry, cut, prior, mesh)
+            carry, info = run(batch, carry, cut, prior)
             infos.append(jax.device_get(info))
             done = min(num_skipped + (i + 1) * stretch, num_steps)
             on_progress(begin * num_steps + kept * done, num_lanes * num_steps)
+        finish = compiled.find(_finish, batch, carry, mesh=mesh)
         yield Result(
             lanes=index[:kept],
-            x=np.asarray(_finish(batch, carry, mesh))[:kept],
+            x=np.asarray(finish(batch, carry))[:kept],
             info=_join(infos, num_steps, num_skipped, kept),
         )
 

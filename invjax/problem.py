@@ -7,7 +7,6 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from invjax import notebook
 from invjax.operators.blur import blur_matrix, gaussian_kernel
@@ -136,13 +135,11 @@ class Problem:
 
     def residual_norm(self, x: jax.Array) -> jax.Array:
         """||y - A(x)||, (), with a gradient of zero where it is zero."""
-        # Noiseless data reach a zero residual, where a plain norm has a NaN
-        # gradient.
-        return optax.safe_norm(self.residual(x), 1e-12)
+        return safe_norm(self.residual(x))
 
     def weighted_residual_norm(self, x: jax.Array) -> jax.Array:
         """||y - A(x)||_Lambda, (), Lambda = diag(weights); else as above."""
-        return optax.safe_norm(jnp.sqrt(self.weights) * self.residual(x), 1e-12)
+        return safe_norm(jnp.sqrt(self.weights) * self.residual(x))
 
     def num_measured(self) -> jax.Array:
         """m, (): the numbers in y that carry data."""
@@ -152,6 +149,17 @@ class Problem:
     def expected_residual_norm(self) -> jax.Array:
         """noise_std sqrt(m), (): the norm of the residual at the truth."""
         return self.noise_std * jnp.sqrt(self.num_measured())
+
+
+def safe_norm(x: jax.Array) -> jax.Array:
+    """||x||, (), of an array of any shape, real or complex; at least 1e-12.
+
+    There its gradient is zero. A plain norm has a gradient of NaN at zero, which
+    the residual of noiseless data reaches.
+    """
+    square = jnp.sum(jnp.real(x * jnp.conj(x)))
+    is_zero = square <= 1e-24
+    return jnp.where(is_zero, 1e-12, jnp.sqrt(jnp.where(is_zero, 1, square)))
 
 
 def measure(

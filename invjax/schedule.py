@@ -19,6 +19,7 @@ so its noise levels are such an array too.
 import dataclasses
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -429,7 +430,9 @@ def reverse_steps(
     )
     return Steps(
         *(
-            jnp.asarray(field[::-1], _DTYPES.get(name, jnp.float32))
+            jax.device_put(
+                np.asarray(field[::-1], _DTYPES.get(name, np.float32))
+            )
             for name, field in zip(Steps._fields, steps, strict=True)
         )
     )

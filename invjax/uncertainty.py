@@ -185,7 +185,7 @@ def conformal(
                 _beyond(*central_interval(of_image, level), truth)
                 for of_image, truth in zip(samples, truths, strict=True)
             ]
-            or [[]]
+            or [np.zeros(0)]
         )
     )
     number = len(samples)

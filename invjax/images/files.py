@@ -15,7 +15,6 @@ import warnings
 import zlib
 
 import numpy as np
-import tifffile
 from PIL import (
     ExifTags,
     Image,
@@ -428,6 +427,8 @@ def _of_tiff(path) -> Raw:
 
 
 def _of_tifffile(path) -> Raw:
+    import tifffile
+
     photometric = tifffile.PHOTOMETRIC
     with tifffile.TiffFile(path) as tiff:
         page = tiff.pages.first
@@ -486,6 +487,8 @@ def _of_tifffile(path) -> Raw:
 
 def _check_segments(page, path) -> None:
     """Refuse a TIFF that is not whole; tifffile would fill what is missing."""
+    import tifffile
+
     end = os.path.getsize(path)
     parts = list(zip(page.dataoffsets, page.databytecounts, strict=True))
     is_whole = all(

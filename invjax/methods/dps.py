@@ -41,9 +41,9 @@ that zeta keeps its meaning, and is 1 for Gaussian noise.
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from invjax.methods.base import Method, guided_step
+from invjax.problem import safe_norm
 from invjax.settings import Number, choice, decay, fraction, not_negative
 
 # As in the authors' code of Adam-DPS.
@@ -107,7 +107,7 @@ class DPS(Method):
             move = self.learning_rate / jnp.sqrt(1 - step.beta) * move
         elif self.normalise == 'gradient':
             # The gradients of the norm and of its square point the same way.
-            move = self.zeta * grad / optax.safe_norm(grad, 1e-12)
+            move = self.zeta * grad / safe_norm(grad)
         else:
             move = self.zeta * grad
         x_s, info = guided_step(

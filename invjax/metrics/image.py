@@ -6,7 +6,6 @@ clipped first, by every image metric: what is judged is the picture that a PNG
 file would show.
 """
 
-import dm_pix
 import jax
 import jax.numpy as jnp
 
@@ -30,6 +29,8 @@ def psnr(x: Array, reference: Array) -> jax.Array:
             not float.
     """
     check_pair(x, reference)
+    import dm_pix
+
     return dm_pix.psnr(_unit_range(x), _unit_range(reference))
 
 
@@ -54,6 +55,8 @@ def ssim(x: Array, reference: Array) -> jax.Array:
     """
     check_pair(x, reference)
     check_side('SSIM', x, SSIM_WINDOW)
+    import dm_pix
+
     return dm_pix.ssim(
         _unit_range(x), _unit_range(reference), filter_size=SSIM_WINDOW
     )

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import invjax
 from invjax import hub, schedule
@@ -516,8 +517,8 @@ def _prior(params: dict, card: Card, **fields) -> NetworkPrior | Denoiser:
     if card.get('rescale_timesteps'):
         fields['timestep_scale'] = 1000 / num_train_steps
     return NetworkPrior(
-        params=jax.tree.map(
-            lambda leaf: jnp.asarray(leaf, jnp.float32), params
+        params=jax.device_put(
+            jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params)
         ),
         network=convert.network_from_description(
             card['architecture'], **fields

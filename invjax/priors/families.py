@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from invjax import schedule
 from invjax.priors import (
@@ -84,8 +85,8 @@ def from_description(
     """
     network = _network(description).clone(dtype=dtype, remat=remat)
     return Denoiser(
-        params=jax.tree.map(
-            lambda leaf: jnp.asarray(leaf, jnp.float32), params
+        params=jax.device_put(
+            jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params)
         ),
         network=network,
         image_shape=tuple(description['image_shape']),

@@ -8,7 +8,6 @@ import numpy as np
 
 from invjax import images, metrics, schedule, uncertainty
 from invjax.problem import Problem
-from invjax.report import figures
 from invjax.restoration import Restoration, score
 
 FILES = ('sheet.png', 'restored.png', 'result.json', 'report.html')
@@ -171,14 +170,17 @@ def write(
         for i, scores in enumerate(of_columns, start=1):
             titles[i] += f'\n{scores["psnr"]:.2f} dB'
     images.sheet([list(columns.values())], titles).save(folder / 'sheet.png')
+    # Of one sample the page shows the traces, which needs no Matplotlib.
     if len(good) > 1:
         best = judged['samples']['best_by_residual']
         _draw_uncertainty(folder, np.clip(good, -1, 1), best)
-    _draw_traces(folder, restoration)
+        _draw_traces(folder, restoration)
 
 
 def _draw_uncertainty(folder, samples, best):
     """Mean and standard deviation as pictures."""
+    from invjax.report import figures
+
     mean = samples.mean(axis=0)
     images.write_image(folder / 'mean.png', mean)
     # One number a pixel: over the channels, variances are averaged.
@@ -203,6 +205,8 @@ def _ratio(a, b) -> np.ndarray:
 
 def _draw_traces(folder, restoration: Restoration):
     """How each sample went, step by step."""
+    from invjax.report import figures
+
     info = restoration.info
     steps = schedule.reverse_steps(
         np.asarray(restoration.alpha_bar), restoration.num_steps
