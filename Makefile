@@ -36,6 +36,11 @@ lint: .venv/installed-dev
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable .
+# Where the clone lies in a folder named invjax, Python in the folder above takes it
+# for a package without modules, and asks an editable installation last. The path of
+# a folder that has the package in it is asked before.
+	echo '$(CURDIR)' > "$$($(BIN)/python -c \
+		'import sysconfig; print(sysconfig.get_path("purelib"))')/invjax_clone.pth"
 	touch $@
 
 .venv/installed-%: .venv/installed

@@ -4,7 +4,6 @@ import dataclasses
 import os
 
 import jax
-import jax.numpy as jnp
 
 from invjax import images, keys, operators, problem
 from invjax.problem import Problem
@@ -59,7 +58,7 @@ def measure(
         if size is None:
             raise ValueError('size must be given with the path of a picture.')
         truth = images.read_picture(truth, (size, size)).x
-    truth = jnp.asarray(truth, jnp.float32)
+    truth = problem.floats(truth, 'the image')
     operator = task
     if isinstance(task, str):
         operator = operators.make_operator(

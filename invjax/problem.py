@@ -197,7 +197,7 @@ def measure(
     """
     _check_noise_std(noise_std)
     parameters = check_noise(noise, **parameters)
-    x = _floats(x, 'the image')
+    x = floats(x, 'the image')
     _check_shape(x, 'the image', operator.image_shape, operator)
     _check_finite(x, 'the image')
     if noise != 'gaussian':
@@ -236,7 +236,7 @@ def from_measurement(
 
 def _brought(y, operator) -> jax.Array:
     """y in float32, zero where the operator observes nothing."""
-    y = _floats(y, 'the measurement')
+    y = floats(y, 'the measurement')
     _check_shape(y, 'the measurement', operator.measurement_shape, operator)
     # A product with zero would keep NaN.
     y = jnp.where(operator.support() != 0, y, 0)
@@ -244,7 +244,7 @@ def _brought(y, operator) -> jax.Array:
     return y
 
 
-def _floats(values, name: str) -> jax.Array:
+def floats(values, name: str) -> jax.Array:
     """Float32; refuses integers, which would be 0 to 255, and complex ones."""
     dtype = jnp.result_type(values)
     if not jnp.issubdtype(dtype, jnp.floating):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from invjax import operators, problem
+from invjax import measurement, operators, problem
 from invjax.operators.mask import Mask
 
 _SHAPE = (64, 64, 3)
@@ -260,6 +260,11 @@ class InputTest(parameterized.TestCase):
             problem.measure(_KEY, values, operator)
         with self.assertRaisesRegex(ValueError, 'shape|must'):
             problem.from_measurement(values, operator)
+
+    def test_the_values_of_a_picture_file_are_no_image(self):
+        pixels = np.full((8, 8, 3), 200, np.uint8)
+        with self.assertRaisesRegex(ValueError, 'from -1 .* got uint8'):
+            measurement.measure(pixels, 'denoising')
 
     def test_a_mask_does_not_repeat_one_pixel(self):
         with self.assertRaisesRegex(

@@ -11,6 +11,7 @@ and `--help` shows its own flags alone.
 """
 
 import math
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -199,7 +200,7 @@ class Flags:
         try:
             rest = self._values(list(argv))
         except flags.Error as error:
-            raise ValueError(str(error).replace('\n', ' ')) from None
+            raise ValueError(_sentence(str(error))) from None
         if len(rest) > 1:
             raise ValueError(f'arguments must be flags, got {rest[1]!r}.')
         values = {n: self._values[n].value for n in self._values}
@@ -229,3 +230,16 @@ class Flags:
                 )
             lines.append('')
         return '\n'.join(lines)
+
+
+def _sentence(words: str) -> str:
+    """What absl says of a mistake, without Python's words for a number."""
+    words = words.replace('\n', ' ')
+    for python, kind in (
+        ('invalid literal for int', 'a whole number'),
+        ('could not convert string to float', 'a number'),
+    ):
+        found = re.fullmatch(rf'flag (--\w+)=(.*): {python}.*', words)
+        if found:
+            return f'{found[1]} must be {kind}, got {found[2]!r}.'
+    return words

@@ -54,7 +54,9 @@ class FlagsTest(parameterized.TestCase):
         ('--zeta=nan', '--zeta must be above 0 and at most 10, got nan.'),
         ('--count=0', '--count must be at least 1 and at most 2147483647'),
         ('--count=3000000000', '--count must be at least 1 and at most 2147'),
-        ('--count=big', 'flag --count=big'),
+        ('--count=big', "--count must be a whole number, got 'big'."),
+        ('--count=1.5', "--count must be a whole number, got '1.5'."),
+        ('--zeta=big', "--zeta must be a number, got 'big'."),
         ('--cuont=1', "Unknown command line flag 'cuont'. Did you mean: count"),
         ('count', "arguments must be flags, got 'count'"),
     )
