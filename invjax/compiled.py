@@ -241,9 +241,9 @@ def _processor() -> list[str]:
 def _words_of_leaf(leaf) -> str:
     if isinstance(leaf, jax.core.Tracer):
         raise _UnknownError('what is traced')
-    if isinstance(leaf, jax.Array):
-        if leaf.sharding.device_set != {jax.devices()[0]}:
-            raise _UnknownError('an array on another device')
+    here = {jax.devices()[0]}
+    if isinstance(leaf, jax.Array) and leaf.sharding.device_set != here:
+        raise _UnknownError('an array on another device')
     kind = jax.typeof(leaf)
     return f'{kind.dtype} {kind.shape} {kind.weak_type}'
 
