@@ -31,7 +31,10 @@ LOADED = '/invjax/compiled/load_duration'
 
 _PACKAGE = pathlib.Path(__file__).parent
 # Rooms of which nothing is ever compiled: a change there makes no new program.
-_NOT_COMPILED = ('commandline', 'comparison', 'report', 'study', 'training')
+_NOT_COMPILED = (
+    *('commandline', 'comparison', 'experiments', 'report', 'study'),
+    'training',
+)
 _VERSIONS = ('jax', 'jaxlib', 'flax', 'numpy', 'optax', 'dm-pix')
 # Programs, of some megabytes each; the least recently used go first.
 _MOST_KEPT = 32
