@@ -130,7 +130,10 @@ def _load(path: pathlib.Path, args) -> Callable | None:
     try:
         payload, out_tree = pickle.loads(path.read_bytes())
         program = serialize_executable.deserialize_and_load(
-            payload, jax.tree.structure((args, {})), out_tree
+            payload,
+            jax.tree.structure((args, {})),
+            out_tree,
+            execution_devices=jax.devices()[:1],
         )
         os.utime(path)
     # What is damaged, or of another version, raises nearly anything.
