@@ -141,7 +141,7 @@ def measure(
         write(rows)
         say(', '.join(f'{n} {_short(v)}' for n, v in row.items()))
 
-    parts = {
+    parts: dict[str, Callable[[Plan], Iterator[Item]]] = {
         'networks': _networks,
         'restorations': _restorations,
         'sweep': _sweep,
@@ -307,7 +307,7 @@ def _sweep(plan: Plan) -> Iterator[Item]:
         'what': f'{_SETTINGS} settings, {plan.sweep_steps} steps of dps',
     }
     zetas = np.geomspace(0.1, 10, _SETTINGS)
-    methods = [METHODS['dps'](float(zeta)) for zeta in zetas]
+    methods = [METHODS['dps'].of({'zeta': float(zeta)}) for zeta in zetas]
     yield Item(
         labels,
         functools.partial(_of_sampler, labels, methods, plan.sweep_steps),

@@ -47,7 +47,7 @@ def keep_programs() -> None:
     user's cache: one for binaries, tests and Python. JAX looks once, at its
     first compilation, so this is called on import.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values['jax_compilation_cache_dir'] is None:
         folder = _user_cache() / 'invjax' / 'compiled'
         jax.config.update('jax_compilation_cache_dir', str(folder))
 
@@ -111,8 +111,9 @@ def find(jitted, *args: Any, **static: Any) -> Callable:
 
 def _folder() -> pathlib.Path | None:
     """Where whole programs are kept; None where none are to be."""
-    folder = jax.config.jax_compilation_cache_dir
-    if not (_finds and folder and jax.config.jax_enable_compilation_cache):
+    values = jax.config.values
+    folder = values['jax_compilation_cache_dir']
+    if not (_finds and folder and values['jax_enable_compilation_cache']):
         return None
     # JAX can keep what it compiles in a store of a cloud, too.
     return None if '://' in folder else pathlib.Path(folder) / 'whole'

@@ -1,5 +1,6 @@
 """An inverse problem: the measurement, how it came about, and its noise."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -10,6 +11,7 @@ import numpy as np
 from invjax import notebook
 from invjax.operators.blur import blur_matrix, gaussian_kernel
 from invjax.operators.mask import Mask
+from invjax.types import Array
 
 
 class NoiseParameter(NamedTuple):
@@ -85,7 +87,7 @@ class Problem:
     y: jax.Array
     operator: Any
     noise_std: jax.Array
-    weights: jax.Array = np.float32(1)
+    weights: jax.Array | np.float32 = np.float32(1)
     truth: jax.Array | None = None
     task: str | None = flax.struct.field(pytree_node=False, default=None)
 
@@ -94,7 +96,7 @@ class Problem:
 
         Problems of one operator then share a compiled program.
         """
-        return self.replace(truth=None, task=None)
+        return dataclasses.replace(self, truth=None, task=None)
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -162,7 +164,7 @@ def safe_norm(x: jax.Array) -> jax.Array:
 
 def measure(
     key: jax.Array,
-    x: jax.Array,
+    x: Array,
     operator,
     noise_std: jax.typing.ArrayLike = 0.05,
     noise: str = 'gaussian',
@@ -213,7 +215,7 @@ def measure(
 
 
 def from_measurement(
-    y: jax.Array,
+    y: Array,
     operator,
     noise_std: jax.typing.ArrayLike = 0.05,
     noise: str = 'gaussian',

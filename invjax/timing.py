@@ -15,12 +15,13 @@ def sampling_seconds():
     `compile` is the time in which programs were traced, lowered and compiled,
     or read from a cache of compiled ones; `sampling` is all the rest.
     """
-    spans, seconds = [], {}
+    spans: list[tuple[float, float]] = []
+    seconds: dict[str, float] = {}
 
-    def note(event, duration, **_):
+    def note(event: str, duration_secs: float, **_: str | int) -> None:
         if event.startswith(('/jax/core/compile/', compiled.LOADED)):
             end = time.perf_counter()
-            spans.append((end - duration, end))
+            spans.append((end - duration_secs, end))
 
     jax.monitoring.register_event_duration_secs_listener(note)
     start = time.perf_counter()

@@ -116,7 +116,7 @@ class Ffhq256(nn.Module):
 
 
 _NETWORKS = {'faces64': (Faces64, 64), 'ffhq256': (Ffhq256, 256)}
-_made = {}
+_made: dict[tuple[str, bool], tuple[torch.nn.Module, int]] = {}
 
 
 _DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'

@@ -14,7 +14,7 @@ window and a patience, which are as hard to choose as a number of iterations.)
 
 The image x is the outputs' exponential average, as in the authors' code, and
 its residual is what counts for stopping. That code (DmitryUlyanov/
-deep-image-prior) averages more slowly, with a share of 0.99, adds fresh noise to
+deep-image-prior) averages more slowly, with a weight of 0.99, adds fresh noise to
 the fixed numbers in each iteration, has five levels of 128 channels, and stops
 after a number of iterations that is chosen for the picture.
 
@@ -61,7 +61,7 @@ class DIP(Method):
     Attributes:
         learning_rate: () of Adam, above 0. All numbers may be traced.
         iterations: () of Adam, a row.
-        average: () share of the old image in the new one, 0 to 1; at 0 it is
+        average: () weight of the old image in the new one, 0 to 1; at 0 it is
             the network's output, and at 1 the first one for ever.
         discrepancy: () of the residual where it stops, in units of its
             expectation; at 0 it goes on.

@@ -9,8 +9,10 @@ file would show.
 import jax
 import jax.numpy as jnp
 
+from invjax.types import Array
 
-def psnr(x: jax.Array, reference: jax.Array) -> jax.Array:
+
+def psnr(x: Array, reference: Array) -> jax.Array:
     """Peak signal-to-noise ratio in decibels; higher is better.
 
         PSNR = -10 log10 mean((x' - reference')^2),   x' = (x + 1) / 2,
@@ -35,7 +37,7 @@ def psnr(x: jax.Array, reference: jax.Array) -> jax.Array:
 SSIM_WINDOW = 11
 
 
-def ssim(x: jax.Array, reference: jax.Array) -> jax.Array:
+def ssim(x: Array, reference: Array) -> jax.Array:
     """Structural similarity (Wang et al., 2004), at most 1; higher is better.
 
     The paper's constants: a Gaussian window of 11 x 11 pixels with standard
@@ -85,7 +87,7 @@ def chi_square(
     return jnp.where(expected > 0, total / expected, jnp.nan)
 
 
-def check_pair(x: jax.Array, reference: jax.Array) -> None:
+def check_pair(x: Array, reference: Array) -> None:
     if x.ndim != 3 or x.shape != reference.shape:
         raise ValueError(
             'A metric needs two images of one shape (H, W, C), got '
@@ -98,7 +100,7 @@ def check_pair(x: jax.Array, reference: jax.Array) -> None:
             )
 
 
-def check_side(metric: str, x: jax.Array, min_side: int) -> None:
+def check_side(metric: str, x: Array, min_side: int) -> None:
     height, width, _ = x.shape
     if min(height, width) < min_side:
         raise ValueError(
@@ -107,10 +109,10 @@ def check_side(metric: str, x: jax.Array, min_side: int) -> None:
         )
 
 
-def clip(x: jax.Array) -> jax.Array:
+def clip(x: Array) -> jax.Array:
     return jnp.clip(jnp.asarray(x, jnp.float32), -1.0, 1.0)
 
 
-def _unit_range(x: jax.Array) -> jax.Array:
+def _unit_range(x: Array) -> jax.Array:
     """Map [-1, 1] to [0, 1]."""
     return (clip(x) + 1.0) / 2.0

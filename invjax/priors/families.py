@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -63,7 +64,7 @@ def describe(prior: Denoiser) -> dict[str, Any]:
 
 
 def from_description(
-    description: dict[str, Any],
+    description: Mapping[str, Any],
     params: dict,
     dtype: jnp.dtype = jnp.float32,
     remat: bool = False,

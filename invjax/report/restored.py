@@ -32,6 +32,8 @@ def judge(restoration: Restoration) -> dict[str, Any]:
         'settings_from': restoration.settings_from,
         'num_steps': restoration.num_steps,
         'mean_of': restoration.mean_of,
+        'starts': restoration.starts,
+        'aim': restoration.aim,
         'restored': scores,
         'nonfinite_samples': np.flatnonzero(restoration.failed >= 0).tolist(),
         'success': _success(scores, measured, len(restoration.samples)),
@@ -79,8 +81,10 @@ def _together(samples, scores, measured: Problem) -> dict[str, Any]:
 
 def sentences(judged: Mapping[str, Any]) -> list[str]:
     """What `judge` found, in lines for a terminal."""
+    # Why auto chose them is said before the restoration.
+    source = 'of auto' if judged['aim'] else judged['settings_from']
     lines = [
-        f'settings: {judged["settings_from"]}: '
+        f'settings {source}: '
         + ', '.join(f'{n} {v}' for n, v in judged['settings'].items())
     ]
     if judged['mean_of'] > 1:
@@ -88,6 +92,11 @@ def sentences(judged: Mapping[str, Any]) -> list[str]:
         lines.append(
             f'each picture is the mean of {number} restorations, of {number} '
             'times the evaluations'
+        )
+    if judged['starts'] > 1:
+        lines.append(
+            f'each is the best by residual of {judged["starts"]} starts, three '
+            'of four given up after a third of the steps'
         )
     if 'measurement' in judged:
         lines.append(f'measurement {judged["measurement"]["psnr"]:.2f} dB')
@@ -203,14 +212,14 @@ def _draw_traces(folder, restoration: Restoration):
         np.asarray(restoration.alpha_bar), restoration.num_steps
     )
     figure, axes = figures.subplots(1, 3, 7, 1.9)
-    panels = (
-        ('residual norm', info.residual, 'log'),
+    panels: tuple[tuple[str, np.ndarray, str], ...] = (
+        ('residual norm', np.asarray(info.residual), 'log'),
         (
             'guidance / prior step',
             _ratio(info.guidance, info.prior_step),
             'log',
         ),
-        ('fraction of clipped values', info.clipped, 'linear'),
+        ('fraction of clipped values', np.asarray(info.clipped), 'linear'),
     )
     for axis, (title, values, yscale) in zip(axes[0], panels, strict=True):
         axis.plot(np.asarray(steps.t), values.T, linewidth=0.8)
