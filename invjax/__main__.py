@@ -5,6 +5,7 @@ import pkgutil
 import sys
 
 from invjax.commandline.program import run
+from invjax.compiled import find_without_tracing
 
 
 def main() -> None:
@@ -25,6 +26,8 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
+    if sys.argv[1] in ('demo', 'restore'):
+        find_without_tracing()
     binary = importlib.import_module(f'invjax.experiments.{sys.argv[1]}')
     run(binary.main, binary.FLAGS, sys.argv[1:])
 

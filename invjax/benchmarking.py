@@ -105,7 +105,7 @@ def measure(asked: Benchmark, say: Callable[[str], None] = print) -> Measured:
     with _peer(asked) as ask:
         ceiling = _ceiling()
         for name in asked.networks:
-            prior, seconds = _timed(lambda name=name: _prior(name, asked))
+            prior, seconds = _timed(lambda name=name: make_prior(name, asked))
             others.append((f'{name}: load', f'{seconds:.1f} s'))
             for batch in asked.batches:
                 is_cpu = jax.default_backend() == 'cpu'
@@ -131,26 +131,32 @@ def measure(asked: Benchmark, say: Callable[[str], None] = print) -> Measured:
     return Measured(ceiling, measured, others, asked.dtype, device)
 
 
-def _prior(name: str, asked: Benchmark):
+def make_prior(name: str, asked: Benchmark):
     """The network, with random weights where the real ones are not at hand."""
     dtype = jnp.dtype(asked.dtype)
     if name == 'faces64':
         prior = checkpoint.load_prior(name, dtype=dtype, remat=asked.remat)
     else:
-        network = UNet(dtype=dtype, remat=asked.remat)
-        x = jax.ShapeDtypeStruct((256, 256, 3), jnp.float32)
-        shapes = jax.eval_shape(network.init, jax.random.key(0), x, 0)
-        rng = np.random.default_rng(0)
-
-        def draw(leaf):
-            values = rng.standard_normal(leaf.shape, np.float32)
-            return jnp.asarray(0.02 * values)
-
-        prior = NetworkPrior(jax.tree.map(draw, shapes['params']), network)
+        prior = random_prior(UNet(dtype=dtype, remat=asked.remat))
     is_cpu = jax.default_backend() == 'cpu'
     if asked.prepare and is_cpu and dtype == jnp.float32:
         prior = prior.prepare()
     return jax.block_until_ready(prior)
+
+
+def random_prior(network: UNet) -> NetworkPrior:
+    """A prior of that network with random weights, which compute as others."""
+    x = jax.ShapeDtypeStruct(
+        (network.image_size, network.image_size, 3), jnp.float32
+    )
+    shapes = jax.eval_shape(network.init, jax.random.key(0), x, 0)
+    rng = np.random.default_rng(0)
+
+    def draw(leaf):
+        values = rng.standard_normal(leaf.shape, np.float32)
+        return jnp.asarray(0.02 * values)
+
+    return NetworkPrior(jax.tree.map(draw, shapes['params']), network)
 
 
 def _timed(call):
@@ -169,12 +175,21 @@ def _ceiling() -> float:
 
 
 @jax.jit
-def _forward(prior, x):
+def forward(prior, x):
+    """One pass of the network, on images (B, H, W, C)."""
     return jax.vmap(lambda x: prior(x, _T).eps)(x)
 
 
+def arguments_of_dps(prior, x) -> tuple:
+    """What `bare_dps` takes for images, (B, H, W, C), in a step amid 1,000."""
+    steps = schedule.reverse_steps(prior.alpha_bar)
+    step = schedule.Steps(*(jnp.asarray(field[_T]) for field in steps))
+    of_lanes = jax.random.split(jax.random.key(2), len(x))
+    return prior, x, of_lanes, a_problem(prior), step
+
+
 @jax.jit
-def _bare_dps(prior, x, keys, measured, step):
+def bare_dps(prior, x, keys, measured, step):
     """The step of DPS alone, as a function that the host calls."""
     dps = METHODS['dps']()
     return jax.vmap(
@@ -182,7 +197,8 @@ def _bare_dps(prior, x, keys, measured, step):
     )(keys, x)
 
 
-def _measured(prior):
+def a_problem(prior):
+    """An inpainting problem of the prior's size."""
     key = jax.random.key(1)
     operator = operators.make_operator('box_inpainting', key, prior.image_shape)
     x = jax.random.uniform(key, prior.image_shape, minval=-1)
@@ -191,7 +207,7 @@ def _measured(prior):
 
 def _sampler(prior, methods, batch, num_steps):
     """A call of the whole sampler on that many lanes at once."""
-    measured = _measured(prior)
+    measured = a_problem(prior)
     lanes = batching.make_lanes(
         jax.random.key(0), [measured], methods, batch // len(methods)
     )
@@ -312,29 +328,24 @@ def rows(
         ask: a question -> the peer's answer, or None.
     """
     x = jax.random.normal(jax.random.key(0), (batch, *prior.image_shape))
-    steps = schedule.reverse_steps(prior.alpha_bar, num_steps)
-    step = schedule.Steps(*(jnp.asarray(field[1]) for field in steps))
-    of_lanes = jax.random.split(jax.random.key(2), batch)
-    measured = _measured(prior)
 
     def sampler(method):
         methods = [METHODS[method]()]
         return _sampler(prior, methods, batch, num_steps)
 
+    of_a_step = arguments_of_dps(prior, x)
     calls = {
-        'forward': Call(lambda: _forward(prior, x), 1, 1, 'forward'),
+        'forward': Call(lambda: forward(prior, x), 1, 1, 'forward'),
         'unconditional step': Call(sampler('unconditional'), num_steps, 1),
         'ScoreALD step': Call(sampler('score_ald'), num_steps, 1),
         'DPS step': Call(sampler('dps'), num_steps, 2, 'gradient'),
-        'bare DPS step': Call(
-            lambda: _bare_dps(prior, x, of_lanes, measured, step), 1, 2
-        ),
+        'bare DPS step': Call(lambda: bare_dps(*of_a_step), 1, 2),
     }
     ask_peer = None
     if ask is not None:
         ask_peer = functools.partial(_ask, ask, name, batch)
     timed = time_calls(calls, rounds, ask_peer)
-    flops = _flops(prior, x)
+    flops = flops_of_pass(prior, x)
     return [
         {
             'network': name,
@@ -350,10 +361,10 @@ def _ask(ask, name, batch, kind) -> float:
     return ask(network=name, batch=batch, kind=kind)
 
 
-def _flops(prior, x) -> float:
+def flops_of_pass(prior, x) -> float:
     """Of one pass on one image, by direct convolutions, before compilation."""
     plain = prior.replace(prepared={})
-    costs = _forward.lower(plain, x[:1]).cost_analysis()
+    costs = forward.lower(plain, x[:1]).cost_analysis()
     # Not every compiler counts them.
     return math.nan if costs is None else costs['flops']
 
@@ -377,7 +388,7 @@ def _sweep_against_runs(prior, rounds):
 
 def step_alone(name: str, asked: Benchmark) -> dict:
     """In a process of its own: seconds of the first call, peak memory."""
-    call = _sampler(_prior(name, asked), [METHODS['dps']()], 1, num_steps=1)
+    call = _sampler(make_prior(name, asked), [METHODS['dps']()], 1, num_steps=1)
     first, second = _timed(call)[1], _timed(call)[1]
     return {
         'compile_seconds': first - second,

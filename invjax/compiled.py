@@ -31,7 +31,10 @@ LOADED = '/invjax/compiled/load_duration'
 
 _PACKAGE = pathlib.Path(__file__).parent
 # Rooms of which nothing is ever compiled: a change there makes no new program.
-_NOT_COMPILED = ('commandline', 'comparison', 'report', 'study', 'training')
+_NOT_COMPILED = (
+    *('commandline', 'comparison', 'experiments', 'report', 'study'),
+    'training',
+)
 _VERSIONS = ('jax', 'jaxlib', 'flax', 'numpy', 'optax', 'dm-pix')
 # Programs, of some megabytes each; the least recently used go first.
 _MOST_KEPT = 32
@@ -128,7 +131,10 @@ def _load(path: pathlib.Path, args) -> Callable | None:
     try:
         payload, out_tree = pickle.loads(path.read_bytes())
         program = serialize_executable.deserialize_and_load(
-            payload, jax.tree.structure((args, {})), out_tree
+            payload,
+            jax.tree.structure((args, {})),
+            out_tree,
+            execution_devices=jax.devices()[:1],
         )
         os.utime(path)
     # What is damaged, or of another version, raises nearly anything.

@@ -3,10 +3,16 @@
 Runs in an environment of its own with `torch` and `deepinv` (version 0.5). A
 question is `{"network", "batch", "kind"}`, and its answer the seconds of one
 pass, `forward` or `gradient`, or, for `memory`, the process's peak in bytes
-after a gradient. Weights are random. Eager, float32, in evaluation mode; the
-parameters ask for no gradients.
+after a gradient. Weights are random. In evaluation mode; the parameters ask for
+no gradients. On a GPU if there is one.
+
+More of a question may be `precision`: `float32` unless it is `tf32`, or
+`bfloat16`, which is autocast; `compiled`, whether by `torch.compile`, or else
+eager; and `repeats`, of which the median is taken after a first pass.
 """
 
+import contextlib
+import statistics
 import time
 
 import memory
@@ -110,16 +116,21 @@ class Ffhq256(nn.Module):
 
 
 _NETWORKS = {'faces64': (Faces64, 64), 'ffhq256': (Ffhq256, 256)}
-_made: dict[str, torch.nn.Module] = {}
+_made: dict[tuple[str, bool], tuple[torch.nn.Module, int]] = {}
 
 
-def _network(name):
-    if name not in _made:
+_DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+
+
+def _network(name, compiled):
+    if (name, compiled) not in _made:
         torch.manual_seed(0)
         make, side = _NETWORKS[name]
-        network = make().eval().requires_grad_(False)
-        _made[name] = network, side
-    return _made[name]
+        network = make().eval().requires_grad_(False).to(_DEVICE)
+        if compiled:
+            network = torch.compile(network)
+        _made[name, compiled] = network, side
+    return _made[name, compiled]
 
 
 def _pass(network, x, t, kind):
@@ -132,16 +143,38 @@ def _pass(network, x, t, kind):
     torch.autograd.grad(value, x)
 
 
+def _seconds(network, x, t, kind):
+    start = time.perf_counter()
+    _pass(network, x, t, kind)
+    if _DEVICE == 'cuda':
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
 def _answer(question):
-    network, side = _network(question['network'])
-    x = torch.randn(question['batch'], 3, side, side)
-    t = torch.full((question['batch'],), 500)
-    if question['kind'] == 'memory':
+    network, side = _network(
+        question['network'], question.get('compiled', False)
+    )
+    x = torch.randn(question['batch'], 3, side, side, device=_DEVICE)
+    t = torch.full((question['batch'],), 500, device=_DEVICE)
+    kind = question['kind']
+    if kind == 'memory':
         _pass(network, x, t, 'gradient')
         return memory.peak_bytes()
-    start = time.perf_counter()
-    _pass(network, x, t, question['kind'])
-    return time.perf_counter() - start
+    precision = question.get('precision', 'float32')
+    torch.backends.cuda.matmul.allow_tf32 = precision == 'tf32'
+    torch.backends.cudnn.allow_tf32 = precision == 'tf32'
+    computing = contextlib.nullcontext()
+    if precision == 'bfloat16':
+        computing = torch.autocast(_DEVICE, torch.bfloat16)
+    repeats = question.get('repeats')
+    with computing:
+        if repeats is None:
+            return _seconds(network, x, t, kind)
+        _seconds(network, x, t, kind)
+        return statistics.median(
+            _seconds(network, x, t, kind) for _ in range(repeats)
+        )
 
 
 if __name__ == '__main__':

@@ -9,6 +9,7 @@ import contextlib
 import json
 import pathlib
 import subprocess
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -29,12 +30,15 @@ _FACES64 = {
 
 
 @contextlib.contextmanager
-def start(python: str, script: str) -> Iterator[Callable[..., Any]]:
+def start(
+    python: str, script: str, seconds: float | None = None
+) -> Iterator[Callable[..., Any]]:
     """Start a script; gives a function from a question to its answer.
 
     Args:
         python: the path of a Python that can import torch and deepinv.
         script: the name of a file beside this one.
+        seconds: after which it is ended, whatever it does; None for never.
 
     Raises:
         ValueError: if it is no Python, lacks the packages, stops, or answers
@@ -70,6 +74,9 @@ def start(python: str, script: str) -> Iterator[Callable[..., Any]]:
             raise ValueError(answer['error'])
         return answer
 
+    timer = threading.Timer(seconds or 0, process.kill)
+    if seconds is not None:
+        timer.start()
     with process:
         try:
             if answers.readline().strip() != json.dumps('ready'):
@@ -79,6 +86,7 @@ def start(python: str, script: str) -> Iterator[Callable[..., Any]]:
                 )
             yield ask
         finally:
+            timer.cancel()
             with contextlib.suppress(BrokenPipeError):
                 questions.close()
 
