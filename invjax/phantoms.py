@@ -17,6 +17,8 @@ read off its distance to the edge. Image `i` of a seed is the same whichever
 others are drawn, on any machine to float32 rounding.
 """
 
+from typing import Any
+
 import numpy as np
 
 NUM_ORGANS = 6
@@ -66,7 +68,7 @@ def draw(
     return out
 
 
-def _scene(seed: int, number: int) -> dict[str, np.ndarray]:
+def _scene(seed: int, number: int) -> dict[str, np.ndarray | float]:
     """What is in a slice, as numbers.
 
     An ellipse or a rectangle is (x, y, half-length, half-width, angle). What
@@ -156,7 +158,7 @@ def _placed(rng, body, number: int, reach: float) -> np.ndarray:
     return shapes
 
 
-def _render(scene: dict[str, np.ndarray], side: int) -> np.ndarray:
+def _render(scene: dict[str, Any], side: int) -> np.ndarray:
     """(N, side, side) in [-1, 1] of N stacked scenes."""
     scene = {
         name: values.astype(np.float32)[..., None, None]

@@ -15,6 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+# Which of the two holds the numbers makes no difference.
+Array = jax.Array | np.ndarray
+
 
 class Prediction(NamedTuple):
     """What a prior says of a noisy image.
@@ -170,7 +173,7 @@ class Spectrum(NamedTuple):
 
 
 # What an operator can be, in words, for a sentence that refuses one.
-OPERATOR_WORDS = {
+OPERATOR_WORDS: dict[type, str] = {
     Operator: 'any operator',
     LinearOperator: 'a linear operator',
     SpectralOperator: 'a linear operator with a spectrum',

@@ -1,7 +1,6 @@
 """Masks: which pixels of a measurement are observed, read from any picture."""
 
 import numpy as np
-from scipy import ndimage
 
 from invjax.images import files
 from invjax.images.pictures import Reading
@@ -152,6 +151,8 @@ def _not_painted(raw, paint, path):
     excess = colours[..., bright].min(-1) - colours[..., others].max(-1)
     excess /= max(colours.max(), 1e-12)
     painted = excess > _PAINTED
+    from scipy import ndimage
+
     beside = ndimage.binary_dilation(painted, np.ones((3, 3)))
     tinted = beside & ~painted & (excess > _TINTED)
     how = f'{paint} is missing'

@@ -19,6 +19,8 @@ has 100 steps of a fixed size that is annealed by hand, and a likelihood of a wi
 of its own (tau, 0.01) in place of the measurement's sigma.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -46,6 +48,10 @@ class DAPS(Method):
     name = 'daps'
     needs = LinearOperator
     has_own_step = True
+    only_with = {  # noqa: RUF012
+        'langevin_steps': ('draw', 'langevin'),
+        'langevin_size': ('draw', 'langevin'),
+    }
 
     spread: Number = positive(1.0)
     flow_steps: Number = count(1)
@@ -91,7 +97,7 @@ class DAPS(Method):
         x_0, solver_residual = clean(problem)
         x_s = diffuse(x_0, step.alpha_bar_s, noise)
         nothing = nothing_measured(x_t.shape)
-        nothing = nothing.replace(noise_std=problem.noise_std)
+        nothing = dataclasses.replace(nothing, noise_std=problem.noise_std)
         plain_x_0, _ = clean(nothing)
         plain = diffuse(plain_x_0, step.alpha_bar_s, noise)
         info = observe(x_t, x0_hat, plain, x_s - plain, problem)

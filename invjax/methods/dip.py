@@ -28,7 +28,6 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 
 from invjax.methods.base import Method, observe
 from invjax.settings import (
@@ -82,6 +81,8 @@ class DIP(Method):
     def start(self, key, problem, steps):
         del steps
         key_code, key_weights = jax.random.split(key)
+        import optax
+
         height, width, _ = problem.image_shape
         code = _CODE_RANGE * jax.random.uniform(
             key_code, (height, width, _CODE_CHANNELS)
@@ -93,6 +94,8 @@ class DIP(Method):
         )
 
     def update(self, key, x, state, step, problem, prior):
+        import optax
+
         del key, step, prior
         network = _network(problem, self.channels)
         optimiser = optax.adam(self.learning_rate)

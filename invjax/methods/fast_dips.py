@@ -61,6 +61,7 @@ class FastDIPS(Method):
     name = 'fast_dips'
     has_own_step = True
     tuning_grid = {'rho': (20.0, 60.0, 200.0, 600.0)}  # noqa: RUF012
+    only_with = {'epsilon': ('radius', 'fixed')}  # noqa: RUF012
 
     rho: Number = positive(200.0)
     rounds: Number = count(3)

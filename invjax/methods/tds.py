@@ -86,8 +86,8 @@ class TDS(Method):
             std * gradient * noise + (std * gradient) ** 2 / 2,
             axis=(1, 2, 3),
         )
-        infos = jax.vmap(lambda *args: observe(*args, problem))(
-            x_t, x0_hat, plain, x_s - plain
+        infos = jax.vmap(observe, in_axes=(0, 0, 0, 0, None))(
+            x_t, x0_hat, plain, x_s - plain, problem
         )
         info = jax.tree.map(jnp.mean, infos)
         info = info._replace(solver_residual=jnp.max(left))

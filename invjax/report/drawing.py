@@ -94,7 +94,7 @@ def _text(x, y, words, anchor='middle', more='') -> str:
 
 
 def lines(
-    x: Sequence[float],
+    x: np.typing.ArrayLike,
     values: Mapping[str, np.ndarray],
     x_label: str,
     label: str,
@@ -114,7 +114,7 @@ def lines(
         rising: whether x rises from left to right; it falls as the time of a
             reverse process does.
     """
-    x = np.asarray(x, float)
+    times = np.asarray(x, float)
     found = {n: np.asarray(v, float) for n, v in values.items()}
     if logarithmic:
         found = {n: np.where(v > 0, v, np.nan) for n, v in found.items()}
@@ -135,10 +135,10 @@ def lines(
         low, high = low - pad, high + pad
         at = ticks(low, high)
     turn = math.log10 if logarithmic else float
-    span = max(float(x.max() - x.min()), 1e-9)
+    span = max(float(times.max() - times.min()), 1e-9)
 
     def at_x(value):
-        far = value - x.min() if rising else x.max() - value
+        far = value - times.min() if rising else times.max() - value
         return _LEFT + (_WIDTH - _LEFT - _RIGHT) * far / span
 
     def at_y(value):
@@ -153,7 +153,7 @@ def lines(
             f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y:.1f}" '
             f'y2="{y:.1f}"/>' + _text(_LEFT - 5, y + 4, number(tick), 'end')
         )
-    for tick in ticks(float(x.min()), float(x.max()), 5):
+    for tick in ticks(float(times.min()), float(times.max()), 5):
         parts.append(
             _text(at_x(tick), _HEIGHT - _BOTTOM + 15, number(tick)),
         )
@@ -167,7 +167,7 @@ def lines(
     for i, (name, line) in enumerate(found.items()):
         points = [
             f'{at_x(a):.1f},{at_y(b):.1f}'
-            for a, b in zip(x, line, strict=True)
+            for a, b in zip(times, line, strict=True)
             if np.isfinite(b)
         ]
         if len(points) == 1:  # A line of one point would not be seen.

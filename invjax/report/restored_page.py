@@ -497,10 +497,12 @@ def _pictures_of_residual(measured: Problem, x: np.ndarray) -> dict[str, Any]:
     support = np.broadcast_to(
         np.asarray(measured.operator.support()), unit.shape
     )
-    picture = _as_picture(unit)
-    if picture is not None:
+    of_channels = _as_picture(unit)
+    picture = None
+    if of_channels is not None:
         # So scaled, the mean over C channels of noise has a deviation of 1.
-        values = picture.mean(axis=-1) * math.sqrt(picture.shape[-1])
+        values = of_channels.mean(axis=-1)
+        values *= math.sqrt(of_channels.shape[-1])
         picture = Picture(
             'residual, y - A(x)',
             pages.signed(values, _MOST_SIGMA),

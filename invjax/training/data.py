@@ -10,7 +10,6 @@ interrupted run, and any number of processes read the same batches between them.
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator
 from typing import Any, Protocol
 
 import grain
@@ -392,7 +391,7 @@ class Batches:
                 ]
             )
 
-        self._iterator: Iterator[np.ndarray] = iter(
+        self._iterator: grain.DatasetIterator[np.ndarray] = iter(
             grain.MapDataset.source(numbers)
             .seed(seed)
             .shuffle()

@@ -69,7 +69,9 @@ class Looks:
         step = int(state.step)
         begin = time.perf_counter()
         priors = [
-            self._start.prior.replace(params=_on_one_device(params))
+            dataclasses.replace(
+                self._start.prior, params=_on_one_device(params)
+            )
             for params in state.averages
         ]
         levels, best = [], len(priors) - 1

@@ -216,7 +216,7 @@ class _Run:
             images = self._put(next(batches))
             seen = _as_numbers(metrics)
             if not seen.pop('is_finite'):
-                self._save(state.replace(is_finite=_true()), place)
+                self._save(dataclasses.replace(state, is_finite=_true()), place)
                 raise ValueError(self._not_finite(step + 1, seen))
             step, place = step + 1, place_after
             seconds = time.perf_counter() - begin

@@ -147,7 +147,7 @@ def batch_loss(
     noise: jax.Array,
 ) -> tuple[jax.Array, loss.Loss]:
     """The mean loss of some images, and the means of its parts."""
-    predict = prior.replace(params=params)
+    predict = dataclasses.replace(prior, params=params)
     each = jax.vmap(
         lambda x_0, t, noise: loss.image_loss(
             predict, x_0, t, noise, steps, terms
@@ -182,7 +182,7 @@ def make_step(
     optimizer = make_optimizer(config)
     terms = terms_of(config)
     steps = schedule.reverse_steps(prior.alpha_bar)
-    prior = prior.replace(params={})
+    prior = dataclasses.replace(prior, params={})
     root = jax.random.fold_in(jax.random.key(config.seed), 1)
     parts = config.accumulate
 
@@ -235,7 +235,7 @@ def make_step(
             averages=average(config, state, params),
             is_finite=is_finite,
         )
-        kept = state.replace(is_finite=is_finite)
+        kept = dataclasses.replace(state, is_finite=is_finite)
         new = jax.tree.map(
             lambda one, other: jnp.where(is_finite, one, other), moved, kept
         )
