@@ -153,7 +153,9 @@ class ImportsTest(absltest.TestCase):
                 if path.name.endswith('_peer.py'):
                     continue  # Runs in the peer's own environment.
                 for node in ast.walk(ast.parse(path.read_text())):
-                    names = [a.name for a in getattr(node, 'names', [])]
+                    if not isinstance(node, ast.Import | ast.ImportFrom):
+                        continue
+                    names = [alias.name for alias in node.names]
                     module = getattr(node, 'module', None) or ''
                     for name in [*names, module]:
                         self.assertNotEqual(name.split('.')[0], 'torch')
