@@ -89,9 +89,10 @@ def main(given):
         comparisons.entries(found.runs, shown),
         of_run,
         truths={i: image.truth for i, image in enumerate(shown)},
-        protocol=f'{given.num_images} images, noise of standard deviation '
+        protocol=f'{len(found.images)} image'
+        f'{"s" if len(found.images) > 1 else ""}, noise of standard deviation '
         f'{given.noise_std:g} in [-1, 1] units, seed {given.seed}; seconds are '
-        'medians.',
+        'medians, differences are paired.',
         command=again.command_line('compare', given),
     )
     for task in given.tasks:

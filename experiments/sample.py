@@ -25,7 +25,7 @@ _COLUMNS = 8
 def main(given):
     groups.check_method(given, 'unconditional')
     out = record.make_folder(given.out, 'sample')
-    record.say_if_replaced(out, 'samples.png')
+    record.say_if_replaced(out, 'samples.png', 'samples')
     prior = groups.load_prior(given, given.num_samples)
     result = restoration.restore(
         problem.nothing_measured(prior.image_shape),
@@ -46,6 +46,9 @@ def main(given):
     rows = [x[i : i + _COLUMNS] for i in range(0, len(x), _COLUMNS)]
     images.sheet(rows, cell=128).save(out / 'samples.png')
     folder = record.make_folder(out / 'samples', 'sample')
+    # Of more samples than these, which an earlier run drew.
+    for old in folder.glob('[0-9][0-9][0-9][0-9].png'):
+        old.unlink()
     for i, sample in enumerate(x):
         images.write_image(folder / f'{i:04d}.png', sample)
     record.write_json(

@@ -58,9 +58,10 @@ def entries(
     """Rows of a page of methods, each code's as a method of its own.
 
     Args:
-        runs: scored.
+        runs: scored, with ours among them for each task, method and steps.
         shown: the images whose pictures are to be on the page, the first ones.
     """
+    ours = {_what(run): run for run in runs if run.side == OURS}
     found = []
     for task in dict.fromkeys(run.task for run in runs):
         found.append(
@@ -83,6 +84,13 @@ def entries(
                 name: metrics.mean_and_standard_error(run.scores[name])
                 for name in _DIGITS
             }
+            if run.side != OURS:
+                scores |= {
+                    f'{name}_difference': metrics.paired_difference(
+                        ours[_what(run)].scores[name], run.scores[name]
+                    )
+                    for name in _DIGITS
+                }
             median = metrics.Estimate(
                 np.float64(np.median(run.seconds)), np.float64(np.nan)
             )

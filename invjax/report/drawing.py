@@ -206,7 +206,7 @@ def scale(
         unit: of the numbers, in words.
         places: as in `colours`.
     """
-    width, height = 240, 40
+    width, height = 170, 40
     stops = ''.join(
         f'<stop offset="{i / (len(places) - 1):.4f}" '
         f'stop-color="rgb({r:.0f},{g:.0f},{b:.0f})"/>'

@@ -31,11 +31,19 @@ _WORDS = {
     'lpips_vgg': 'LPIPS vgg',
     'chi_square': 'chi-square',
     'success': 'success',
+    'psnr_difference': 'ours - it, PSNR',
+    'lpips_alex_difference': 'ours - it, LPIPS',
     'forward': 'evaluations',
     'backward': 'passes back',
     'seconds': 's an image',
 }
-_DIGITS = {'psnr': 2, 'seconds': 2, 'forward': 0, 'backward': 0}
+_DIGITS = {
+    'psnr': 2,
+    'psnr_difference': 2,
+    'seconds': 2,
+    'forward': 0,
+    'backward': 0,
+}
 
 
 class Entry(NamedTuple):

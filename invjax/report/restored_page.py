@@ -385,7 +385,15 @@ def _of_samples(samples: np.ndarray) -> Verdict:
         return Verdict(
             'unknown',
             'One sample says nothing of what else the picture may be; '
-            '--num_samples=8 draws several.',
+            'restore --num_samples=8 draws several.',
+        )
+    # Up to rounding: a method without noise of its own draws nothing.
+    if float(deviation.max()) < 1e-4:
+        return Verdict(
+            'unknown',
+            f'The {len(samples)} samples are one and the same picture: this '
+            'method has one answer, and says nothing of what else the picture '
+            'may be.',
         )
     fraction = float(np.mean(deviation > DISAGREEMENT))
     if not fraction:

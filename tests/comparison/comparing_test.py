@@ -251,6 +251,10 @@ class TableTest(absltest.TestCase):
             '| `denoising` | `ddrm` | 20 | invjax | default '
             '| 31.00 +- 1.00 | 0.150 +- 0.050 | 5.0 |  |  |',
         )
+        # So they are on the page.
+        _, theirs, ours = comparisons.entries(runs, [])
+        self.assertEqual(tuple(theirs.scores['psnr_difference']), (1.5, 0.5))
+        self.assertNotIn('psnr_difference', ours.scores)
 
     def test_a_run_stands_against_ours_of_its_own_task_and_steps(self):
         runs = [

@@ -1,4 +1,4 @@
-"""`validate`, `figures` and `benchmark`: flags, one call, files."""
+"""`validate`, `figures`, `sample` and `benchmark`: flags, one call, files."""
 
 import contextlib
 import io
@@ -10,7 +10,7 @@ from unittest import mock
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from experiments import benchmark, figures, validate
+from experiments import benchmark, figures, sample, validate
 from invjax import benchmarking, images, keys, measurement, metrics
 from invjax.commandline import program
 from invjax.priors import checkpoint
@@ -156,6 +156,30 @@ class FiguresTest(_InFolder):
         for name, value in found.items():
             self.assertAlmostEqual(
                 value, float(metrics.psnr(shown[name], truth)), places=3
+            )
+
+
+class SampleTest(_InFolder):
+    def test_the_samples_of_the_sheet_are_a_set_of_pictures(self):
+        tiny_prior.write(self.folder, num_images=1)
+        old = self.folder / 'out/samples/0002.png'
+        old.parent.mkdir(parents=True)
+        old.write_bytes(b'of an earlier run')
+        out = self.run_well(
+            sample,
+            f'--prior={self.folder}/prior',
+            '--num_samples=2',
+            '--num_steps=2',
+        )
+        self.assertIn('samples, which will be replaced', out)
+        found = images.read_set(f'{self.folder}/out/samples', (16, 16, 3), 0, 9)
+        self.assertEqual(found.names, ('0000.png', '0001.png'))
+        sheet, _ = images.read_image(self.folder / 'out/samples.png')
+        for i, x in enumerate(found.x):
+            # Of 8 x 8 pixels each, and 4 between two pictures.
+            left = i * (8 * 16 + 4)
+            np.testing.assert_allclose(
+                sheet[: 8 * 16 : 8, left : left + 8 * 16 : 8], x, atol=1e-6
             )
 
 

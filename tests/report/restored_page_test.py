@@ -125,6 +125,15 @@ class RestoredPageTest(parameterized.TestCase):
         self.assertIn('2 more samples', self.path.read_text())
         self.assertLess(self.path.stat().st_size, pages.MAX_BYTES)
 
+    def test_a_method_of_one_answer_is_not_said_to_agree_with_itself(self):
+        found = hand_made.restoration(num_samples=3)
+        same = np.repeat(found.samples[:1], 3, axis=0)
+        object.__setattr__(found, 'samples', same)
+        part = restored_page.part('', found, restored.judge(found))
+        words = ' '.join(v.text for v in restored_page.verdicts(part))
+        self.assertIn('one and the same picture', words)
+        self.assertNotIn('samples agree', words)
+
     def test_a_single_sample_without_truth_has_a_page(self):
         found = hand_made.restoration(num_samples=1)
         object.__setattr__(found, 'problem', found.problem.replace(truth=None))
