@@ -29,12 +29,15 @@ _FACES64 = {
 
 
 @contextlib.contextmanager
-def start(python: str, script: str) -> Iterator[Callable[..., Any]]:
+def start(
+    python: str, script: str, packages: str = 'torch and deepinv'
+) -> Iterator[Callable[..., Any]]:
     """Start a script; gives a function from a question to its answer.
 
     Args:
-        python: the path of a Python that can import torch and deepinv.
+        python: the path of a Python that can import the packages.
         script: the name of a file beside this one.
+        packages: that it imports at its start, for a refusal.
 
     Raises:
         ValueError: if it is no Python, lacks the packages, stops, or answers
@@ -70,8 +73,8 @@ def start(python: str, script: str) -> Iterator[Callable[..., Any]]:
         try:
             if process.stdout.readline().strip() != json.dumps('ready'):
                 raise ValueError(
-                    f'{python} cannot import torch and deepinv; install them '
-                    'there.'
+                    f'{python} cannot import {packages}; install what is '
+                    'missing there.'
                 )
             yield ask
         finally:
