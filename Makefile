@@ -1,8 +1,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Two processes test at once; threads of numpy's that wait for each other in both
-# make a decomposition of a second one of a minute.
-test: export OPENBLAS_NUM_THREADS = 1
+# make a decomposition of a second one of a minute. Programs that compile in less
+# than JAX's second are kept too: the tests have thousands of them, and both
+# processes and the next run find them.
+test test-slow: export OPENBLAS_NUM_THREADS = 1
+test test-slow: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0
 
 .PHONY: demo test test-slow lint mutants campaign shell
 demo: .venv/installed
@@ -27,7 +30,7 @@ campaign: .venv/installed-test
 	$(BIN)/python -m tests.campaign --count=10000 --kills=50 --out=out/campaign
 
 lint: .venv/installed-dev
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 .venv/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -11,6 +11,7 @@ from invjax import images, measurement, restoration
 from invjax.commandline import again, groups, measured, progress, record
 from invjax.commandline.flags import Flags
 from invjax.commandline.program import run
+from invjax.compiled import find_without_tracing
 from invjax.report import restored, restored_page
 from invjax.timing import sampling_seconds
 
@@ -83,4 +84,5 @@ def main(given):
 
 
 if __name__ == '__main__':
+    find_without_tracing()
     run(main, FLAGS)

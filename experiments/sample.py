@@ -1,6 +1,9 @@
-"""Unconditional samples of a prior on one sheet (Algorithm 1, fig. 2).
+"""Unconditional samples of a prior (Algorithm 1, fig. 2).
 
-python -m experiments.sample --num_samples=8
+    python -m experiments.sample --num_samples=8
+
+Writes one sheet, and each sample as a picture of its own into `samples/`, a folder
+that --images of other binaries takes.
 """
 
 import numpy as np
@@ -42,6 +45,9 @@ def main(given):
     x = result.samples
     rows = [x[i : i + _COLUMNS] for i in range(0, len(x), _COLUMNS)]
     images.sheet(rows, cell=128).save(out / 'samples.png')
+    folder = record.make_folder(out / 'samples', 'sample')
+    for i, sample in enumerate(x):
+        images.write_image(folder / f'{i:04d}.png', sample)
     record.write_json(
         out / 'samples.json',
         {

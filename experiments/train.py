@@ -4,7 +4,7 @@
     python -m experiments.restore --prior=RUN/prior --image=face.png
 
 The first command can be stopped, or killed, at any moment: the same one goes on
-from its last checkpoint. `RUN/train.html` shows how it goes. With --init it goes
+from its last checkpoint. `RUN/report.html` shows how it goes. With --init it goes
 on from a prior that there is.
 """
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from invjax import keys, sampler, schedule
+from invjax import compiled, keys, sampler, schedule
 from invjax.methods.base import Method
 from invjax.problem import Problem
 from invjax.schedule import Steps
@@ -44,8 +44,11 @@ class Lanes(NamedTuple):
 
     def take(self, index: np.ndarray) -> 'Lanes':
         """Some of the lanes, in that order."""
+        data = np.asarray(jax.random.key_data(self.keys))[index]
         return self._replace(
-            keys=self.keys[index],
+            keys=jax.random.wrap_key_data(
+                data, impl=jax.random.key_impl(self.keys)
+            ),
             rows=self.rows[index],
             methods=jax.tree.map(lambda leaf: leaf[index], self.methods),
         )
@@ -75,8 +78,8 @@ class Result(NamedTuple):
 
 
 def stack(trees: Sequence[Any]) -> Any:
-    """Stack pytrees of equal structure along a new first axis."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    """Stack pytrees of equal structure along a new first axis, on the host."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
 def stack_methods(methods: Sequence[Method]) -> Method:
@@ -85,9 +88,10 @@ def stack_methods(methods: Sequence[Method]) -> Method:
     Raises:
         ValueError: if they differ in their class or in a choice.
     """
-    first = jax.tree.structure(methods[0])
+    # JAX has no class for it that a type checker knows.
+    first: Any = jax.tree.structure(methods[0])
     for method in methods:
-        if jax.tree.structure(method) != first:
+        if first != jax.tree.structure(method):
             raise ValueError(
                 'methods that share a program must differ in numbers alone, '
                 f'got {methods[0]} and {method}.'
@@ -150,7 +154,7 @@ def join_lanes(parts: Sequence[Lanes]) -> Lanes:
     return Lanes(
         keys=jnp.concatenate([part.keys for part in parts]),
         problems=jax.tree.map(
-            lambda *leaves: jnp.concatenate(leaves),
+            lambda *leaves: np.concatenate(leaves),
             *(part.problems for part in parts),
         ),
         rows=np.concatenate(
@@ -262,9 +266,14 @@ def _bare(prior):
 
 
 def _hand_out(lanes: Lanes, index: np.ndarray) -> _Batch:
+    """Those lanes on the device, each with its own problem.
+
+    What is on the host is picked there, since each shape of an array that JAX
+    picks from is one more program.
+    """
     taken = lanes.take(index)
     problems = jax.tree.map(lambda leaf: leaf[taken.rows], lanes.problems)
-    return _Batch(taken.keys, problems, taken.methods)
+    return jax.device_put(_Batch(taken.keys, problems, taken.methods))
 
 
 def _batches(lanes, prior, steps, batch_size, stretch, devices, on_progress):
@@ -282,17 +291,20 @@ def _batches(lanes, prior, steps, batch_size, stretch, devices, on_progress):
         cuts, num_skipped = schedule.stretches(
             steps, stretch, _first_t(batch.methods)
         )
-        carry = _start(batch, steps, mesh)
+        start = compiled.find(_start, batch, steps, mesh=mesh)
+        carry = start(batch, steps)
+        run = compiled.find(_run, batch, carry, cuts[0], prior, mesh=mesh)
         infos = []
         kept = min(batch_size, num_lanes - begin)
         for i, cut in enumerate(cuts):
-            carry, info = _run(batch, carry, cut, prior, mesh)
+            carry, info = run(batch, carry, cut, prior)
             infos.append(jax.device_get(info))
             done = min(num_skipped + (i + 1) * stretch, num_steps)
             on_progress(begin * num_steps + kept * done, num_lanes * num_steps)
+        finish = compiled.find(_finish, batch, carry, mesh=mesh)
         yield Result(
             lanes=index[:kept],
-            x=np.asarray(_finish(batch, carry, mesh))[:kept],
+            x=np.asarray(finish(batch, carry))[:kept],
             info=_join(infos, num_steps, num_skipped, kept),
         )
 
@@ -325,6 +337,12 @@ def batch_bytes(
     carry = jax.eval_shape(lambda batch: _start(batch, steps, None), batch)
     lowered = _run.lower(batch, carry, next(iter(cuts)), _bare(prior), None)
     memory = lowered.compile().memory_analysis()
+    if memory is None:
+        raise ValueError(
+            'memory_gib cannot be kept here, since the compiler of '
+            f'{jax.default_backend()} does not say what a program takes; give '
+            'max_lanes in its place.'
+        )
     return (
         memory.argument_size_in_bytes
         + memory.output_size_in_bytes
@@ -371,11 +389,113 @@ def run_lanes(lanes: Lanes, prior, *args, **kwargs) -> Result:
     return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
 
 
+# Of the steps, before most starts are given up; and one in how many goes on.
+_EARLY = 1 / 3
+_ONE_OF = 4
+
+
+def run_starts(
+    lanes: Lanes,
+    prior,
+    num_steps: int | str,
+    num_starts: int,
+    *,
+    max_lanes: int = 8,
+    stretch: int = 10,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Result:
+    """Run many starts for a third of the steps, and those of least residual on.
+
+    Of each group of `num_starts` lanes the residuals of the estimates after a
+    third of the steps are compared, and the fourth part with the least ones,
+    rounded up, is run to the end. A lane ends as it does by `run_batches`,
+    since a step's noise depends on its key and timestep alone. On one device.
+
+    Args:
+        lanes: groups of `num_starts` successive ones.
+        prior, num_steps, max_lanes, stretch, on_progress: see `run_batches`.
+        num_starts: of a group.
+
+    Returns:
+        A Result of the lanes that were run to the end, in order.
+
+    Raises:
+        ValueError: see `run_batches`.
+    """
+    steps = _checked_steps(lanes, prior, num_steps)
+    prior = _bare(prior)
+    _, skipped = schedule.stretches(steps, stretch, _first_t(lanes.methods))
+    rows = Steps(*(np.asarray(field)[skipped:] for field in steps))
+    num_rows = len(rows.t)
+    cut = max(1, round(_EARLY * num_rows))
+    num_kept = -(-num_starts // _ONE_OF)
+    num_lanes = len(lanes.keys)
+    total = num_lanes * cut
+    total += num_lanes // num_starts * num_kept * (num_rows - cut)
+
+    def advance(index, carry, part, done):
+        """Carries and Infos of some lanes after a part of the steps."""
+        cuts, _ = schedule.stretches(
+            Steps(*(field[part] for field in rows)), stretch
+        )
+        length = len(rows.t[part])
+        carries, infos = [], []
+        for begin in range(0, len(index), max_lanes):
+            # The last batch is filled up, so that it runs the same program.
+            places = begin + np.arange(min(max_lanes, num_lanes))
+            places = np.minimum(places, len(index) - 1)
+            batch = _hand_out(lanes, index[places])
+            if carry is None:
+                moved = _start(batch, steps, None)
+            else:
+                moved = jax.tree.map(lambda leaf, at=places: leaf[at], carry)
+            of_batch = []
+            for one in cuts:
+                moved, info = _run(batch, moved, one, prior, None)
+                of_batch.append(jax.device_get(info))
+            kept = min(max_lanes, len(index) - begin)
+            carries.append(
+                jax.tree.map(lambda leaf, n=kept: np.asarray(leaf)[:n], moved)
+            )
+            infos.append(_join(of_batch, length, 0, kept))
+            done += kept * length
+            on_progress(done, total)
+        together = (
+            jax.tree.map(lambda *parts: np.concatenate(parts), *several)
+            for several in (carries, infos)
+        )
+        return *together, done
+
+    every = np.arange(num_lanes)
+    carry, early, done = advance(every, None, slice(None, cut), 0)
+    residual = early.residual[:, -1].reshape(-1, num_starts)
+    # NaN is sorted last.
+    order = np.argsort(residual, axis=1, kind='stable')[:, :num_kept]
+    index = np.sort(order + num_starts * np.arange(len(order))[:, None]).ravel()
+    carry, early = (
+        jax.tree.map(lambda leaf: leaf[index], kept) for kept in (carry, early)
+    )
+    infos = [early]
+    if cut < num_rows:
+        carry, late, _ = advance(index, carry, slice(cut, None), done)
+        infos.append(late)
+    info = jax.tree.map(
+        lambda *parts: np.pad(
+            np.concatenate(parts, axis=1),
+            ((0, 0), (skipped, 0)),
+            constant_values=np.nan,
+        ),
+        *infos,
+    )
+    x = np.asarray(_finish(_hand_out(lanes, index), carry, None))
+    return Result(index, x, info)
+
+
 def first_nonfinite_step(info: Info) -> np.ndarray:
     """(B,) index of each lane's first step that was not finite; -1 for none.
 
     Steps that were left out are NaN in all fields and do not count; a step
-    that was taken has a finite share of clipped values whatever happened.
+    that was taken has a finite fraction of clipped values whatever happened.
     """
     taken = np.isfinite(info.clipped)
     bad = taken & ~np.isfinite(info.residual + info.guidance + info.prior_step)

@@ -33,7 +33,7 @@ from invjax.types import MaskOperator, SpectralOperator
 
 _TOLERANCE = 1e-5
 _MAX_STEPS = 100
-# Singular values under this share of the largest count as zero where there is
+# Singular values under this fraction of the largest count as zero where there is
 # no noise to say how much of them may be trusted: float32 has seven digits.
 _CUT = 1e-3
 
@@ -211,11 +211,13 @@ def solve_squared_distance(
 
 
 def _gain(singular, variance, noise_var):
-    """s / (r^2 s^2 + sigma^2), and 0 where that cannot be told."""
+    """s / (r^2 s^2 + sigma^2), and 0 where the data do not determine it."""
     total = variance * singular**2 + noise_var
     least = variance * (_CUT * jnp.max(singular)) ** 2
-    told = (total >= least) & (total > 0)
-    return jnp.where(told, singular / jnp.where(told, total, 1), 0.0)
+    determined = (total >= least) & (total > 0)
+    return jnp.where(
+        determined, singular / jnp.where(determined, total, 1), 0.0
+    )
 
 
 def solve_nearest(

@@ -39,7 +39,7 @@ class Evaluations(NamedTuple):
 # One an evaluation, in no order. It is the module's, since the compiled program
 # keeps the functions that write to it: a counter of its own for each call would
 # compile each anew.
-_noted = []
+_noted: list[str] = []
 
 
 @jax.custom_vjp

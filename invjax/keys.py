@@ -15,6 +15,7 @@ whatever part of a data set is run, by whatever method.
 import numbers
 
 import jax
+from jax.typing import ArrayLike
 
 _DATA, _HELD_OUT, _SAMPLER = range(3)
 _OPERATOR, _NOISE = range(2)
@@ -44,27 +45,29 @@ def root(seed: int | jax.Array) -> jax.Array:
     return jax.random.key(int(seed))
 
 
-def of_operator(root: jax.Array, image: int = 0) -> jax.Array:
+def of_operator(root: jax.Array, image: ArrayLike = 0) -> jax.Array:
     """The key of what is random in an image's operator."""
     return _branch(root, _DATA, image, _OPERATOR)
 
 
-def of_noise(root: jax.Array, image: int = 0) -> jax.Array:
+def of_noise(root: jax.Array, image: ArrayLike = 0) -> jax.Array:
     """The key of the noise of an image's measurement."""
     return _branch(root, _DATA, image, _NOISE)
 
 
-def of_held_out(root: jax.Array, image: int = 0) -> jax.Array:
+def of_held_out(root: jax.Array, image: ArrayLike = 0) -> jax.Array:
     """The key of which measured pixels of an image are held out."""
     return _branch(root, _HELD_OUT, image)
 
 
-def of_sample(root: jax.Array, image: int = 0, sample: int = 0) -> jax.Array:
+def of_sample(
+    root: jax.Array, image: ArrayLike = 0, sample: ArrayLike = 0
+) -> jax.Array:
     """The sampler's key for an image's sample: the same for all methods."""
     return _branch(root, _SAMPLER, image, sample)
 
 
-def _branch(key: jax.Array, *numbers: int) -> jax.Array:
+def _branch(key: jax.Array, *numbers: ArrayLike) -> jax.Array:
     for number in numbers:
         key = jax.random.fold_in(key, number)
     return key

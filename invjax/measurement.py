@@ -1,5 +1,6 @@
 """Measurements made of pictures, by the name of a task or by an operator."""
 
+import dataclasses
 import os
 
 import jax
@@ -72,6 +73,6 @@ def measure(
         noise,
         **of_noise,
     )
-    return measured.replace(
-        truth=truth, task=task if isinstance(task, str) else None
+    return dataclasses.replace(
+        measured, truth=truth, task=task if isinstance(task, str) else None
     )

@@ -12,10 +12,12 @@ of one channel is trained on, and what it is tried on. A slice has, in order,
     holes     up to 4 black discs
 
 Lengths are in units of half the picture's side, and x goes right, y down, both
-from -1 to 1. Edges are as soft as pixels are: a pixel's share of a shape is
+from -1 to 1. Edges are as soft as pixels are: a pixel's coverage of a shape is
 read off its distance to the edge. Image `i` of a seed is the same whichever
 others are drawn, on any machine to float32 rounding.
 """
+
+from typing import Any
 
 import numpy as np
 
@@ -66,7 +68,7 @@ def draw(
     return out
 
 
-def _scene(seed: int, number: int) -> dict[str, np.ndarray]:
+def _scene(seed: int, number: int) -> dict[str, np.ndarray | float]:
     """What is in a slice, as numbers.
 
     An ellipse or a rectangle is (x, y, half-length, half-width, angle). What
@@ -156,7 +158,7 @@ def _placed(rng, body, number: int, reach: float) -> np.ndarray:
     return shapes
 
 
-def _render(scene: dict[str, np.ndarray], side: int) -> np.ndarray:
+def _render(scene: dict[str, Any], side: int) -> np.ndarray:
     """(N, side, side) in [-1, 1] of N stacked scenes."""
     scene = {
         name: values.astype(np.float32)[..., None, None]
@@ -167,27 +169,27 @@ def _render(scene: dict[str, np.ndarray], side: int) -> np.ndarray:
     pixel = 2 / side
 
     body = scene['body']
-    outer = _share(_to_ellipse(grid, body), pixel)
+    outer = _coverage(_to_ellipse(grid, body), pixel)
     within = body.copy()
     within[:, 2:4] -= scene['thickness'][:, None]
-    inner = _share(_to_ellipse(grid, within), pixel)
+    inner = _coverage(_to_ellipse(grid, within), pixel)
 
     x = scene['tissue'] + _waves(grid, scene['waves'][:, 0])
     x += _waves(grid, scene['waves'][:, 1])
     for i in range(NUM_ORGANS):
         distance = _to_ellipse(grid, scene['organs'][:, i])
-        share = _share(distance, pixel + scene['blur'][:, i])
+        coverage = _coverage(distance, pixel + scene['blur'][:, i])
         added = scene['contrast'][:, i]
         if i == 0:
             added = added + _waves(grid, scene['fibres'])
-        x += share * added
+        x += coverage * added
     for i in range(NUM_PLATES):
         distance = _to_rectangle(grid, scene['plates'][:, i])
-        share = _share(distance, pixel) * scene['has_plate'][:, i]
-        x += share * (scene['density'][:, i] - x)
+        coverage = _coverage(distance, pixel) * scene['has_plate'][:, i]
+        x += coverage * (scene['density'][:, i] - x)
     for i in range(NUM_HOLES):
         distance = _to_ellipse(grid, scene['holes'][:, i])
-        x *= 1 - _share(distance, pixel) * scene['has_hole'][:, i]
+        x *= 1 - _coverage(distance, pixel) * scene['has_hole'][:, i]
     # Where there is no shell, `inner` is `outer`.
     x = inner * x + (outer - inner) * scene['shell']
     return 2 * np.clip(x, 0, 1) - 1
@@ -231,6 +233,6 @@ def _to_rectangle(grid, shape):
     return np.maximum(np.abs(along) - shape[:, 2], np.abs(across) - shape[:, 3])
 
 
-def _share(distance, width):
+def _coverage(distance, width):
     """How much of a pixel lies inside, with an edge as soft as `width`."""
     return np.clip(0.5 - distance / width, 0, 1)

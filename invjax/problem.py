@@ -1,16 +1,17 @@
 """An inverse problem: the measurement, how it came about, and its noise."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from invjax import notebook
 from invjax.operators.blur import blur_matrix, gaussian_kernel
 from invjax.operators.mask import Mask
+from invjax.types import Array
 
 
 class NoiseParameter(NamedTuple):
@@ -86,7 +87,7 @@ class Problem:
     y: jax.Array
     operator: Any
     noise_std: jax.Array
-    weights: jax.Array = np.float32(1)
+    weights: jax.Array | np.float32 = np.float32(1)
     truth: jax.Array | None = None
     task: str | None = flax.struct.field(pytree_node=False, default=None)
 
@@ -95,7 +96,7 @@ class Problem:
 
         Problems of one operator then share a compiled program.
         """
-        return self.replace(truth=None, task=None)
+        return dataclasses.replace(self, truth=None, task=None)
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -134,13 +135,11 @@ class Problem:
 
     def residual_norm(self, x: jax.Array) -> jax.Array:
         """||y - A(x)||, (), with a gradient of zero where it is zero."""
-        # Noiseless data reach a zero residual, where a plain norm has a NaN
-        # gradient.
-        return optax.safe_norm(self.residual(x), 1e-12)
+        return safe_norm(self.residual(x))
 
     def weighted_residual_norm(self, x: jax.Array) -> jax.Array:
         """||y - A(x)||_Lambda, (), Lambda = diag(weights); else as above."""
-        return optax.safe_norm(jnp.sqrt(self.weights) * self.residual(x), 1e-12)
+        return safe_norm(jnp.sqrt(self.weights) * self.residual(x))
 
     def num_measured(self) -> jax.Array:
         """m, (): the numbers in y that carry data."""
@@ -152,9 +151,20 @@ class Problem:
         return self.noise_std * jnp.sqrt(self.num_measured())
 
 
+def safe_norm(x: jax.Array) -> jax.Array:
+    """||x||, (), of an array of any shape, real or complex; at least 1e-12.
+
+    There its gradient is zero. A plain norm has a gradient of NaN at zero, which
+    the residual of noiseless data reaches.
+    """
+    square = jnp.sum(jnp.real(x * jnp.conj(x)))
+    is_zero = square <= 1e-24
+    return jnp.where(is_zero, 1e-12, jnp.sqrt(jnp.where(is_zero, 1, square)))
+
+
 def measure(
     key: jax.Array,
-    x: jax.Array,
+    x: Array,
     operator,
     noise_std: jax.typing.ArrayLike = 0.05,
     noise: str = 'gaussian',
@@ -205,7 +215,7 @@ def measure(
 
 
 def from_measurement(
-    y: jax.Array,
+    y: Array,
     operator,
     noise_std: jax.typing.ArrayLike = 0.05,
     noise: str = 'gaussian',

@@ -23,6 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from invjax.types import Array
+
 
 class Steps(NamedTuple):
     """The reverse process as data: row i is one step, from time t to s < t.
@@ -32,16 +34,16 @@ class Steps(NamedTuple):
     of float32's seven digits where alpha_bar is near 1.
     """
 
-    t: jax.Array  # timestep that the network was trained on, int32
-    time: jax.Array  # t over its largest value, from 0 to 1
-    alpha_bar_t: jax.Array  # signal power before the step
-    alpha_bar_s: jax.Array  # signal power after it; exactly 1 on the last row
-    noise_var_t: jax.Array  # 1 - alpha_bar_t
-    noise_var_s: jax.Array  # 1 - alpha_bar_s; exactly 0 on the last row
-    beta: jax.Array  # 1 - alpha_bar_t / alpha_bar_s
-    posterior_variance: jax.Array  # of x_s given x_t and x_0; 0 on the last row
-    log_posterior_variance: jax.Array  # finite: see `reverse_steps`
-    active: jax.Array  # bool; False on rows that only fill up a stretch
+    t: Array  # timestep that the network was trained on, int32
+    time: Array  # t over its largest value, from 0 to 1
+    alpha_bar_t: Array  # signal power before the step
+    alpha_bar_s: Array  # signal power after it; exactly 1 on the last row
+    noise_var_t: Array  # 1 - alpha_bar_t
+    noise_var_s: Array  # 1 - alpha_bar_s; exactly 0 on the last row
+    beta: Array  # 1 - alpha_bar_t / alpha_bar_s
+    posterior_variance: Array  # of x_s given x_t and x_0; 0 on the last row
+    log_posterior_variance: Array  # finite: see `reverse_steps`
+    active: Array  # bool; False on rows that only fill up a stretch
 
 
 _DTYPES = {'t': jnp.int32, 'active': jnp.bool_}
@@ -363,8 +365,8 @@ def _quadratic_timesteps(count: int, num_train_steps: int) -> np.ndarray:
             f"num_steps 'quad{count}' must keep 1 to {num_train_steps} "
             'timesteps.'
         )
-    share = np.arange(count) / max(count - 1, 1)
-    spread = np.round((num_train_steps - 1) * share**2).astype(np.int64)
+    fraction = np.arange(count) / max(count - 1, 1)
+    spread = np.round((num_train_steps - 1) * fraction**2).astype(np.int64)
     # The first ones would fall together where there are many.
     return np.maximum(spread, np.arange(count))
 
@@ -428,7 +430,9 @@ def reverse_steps(
     )
     return Steps(
         *(
-            jnp.asarray(field[::-1], _DTYPES.get(name, jnp.float32))
+            jax.device_put(
+                np.asarray(field[::-1], _DTYPES.get(name, np.float32))
+            )
             for name, field in zip(Steps._fields, steps, strict=True)
         )
     )

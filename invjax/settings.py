@@ -94,6 +94,13 @@ def fraction(default: float) -> Any:
     return _number(default, 'from 0 to 1', lambda v, _: (v >= 0) & (v <= 1))
 
 
+def decay(default: float) -> Any:
+    """A number from 0 to below 1."""
+    return _number(
+        default, 'from 0 to below 1', lambda v, _: (v >= 0) & (v < 1)
+    )
+
+
 def count(default: int) -> Any:
     """A whole number of 1 or more; it may be traced, unlike `size`."""
     return _number(
@@ -132,6 +139,11 @@ def arrays() -> Any:
     return dataclasses.field(default=None, metadata={_KIND: _Arrays()})
 
 
+def _fields(settings: Any) -> tuple[dataclasses.Field, ...]:
+    """Of a class or a value; only `__init_subclass__` makes them dataclasses."""
+    return dataclasses.fields(settings)
+
+
 def _kind(field: dataclasses.Field) -> Any:
     """What a field is: by its specification, or by its default."""
     if _KIND in field.metadata:
@@ -149,22 +161,9 @@ def _kind(field: dataclasses.Field) -> Any:
     )
 
 
-@dataclass_transform(
-    frozen_default=True,
-    field_specifiers=(
-        dataclasses.field,
-        not_negative,
-        positive,
-        positive_or_infinite,
-        fraction,
-        count,
-        timestep,
-        choice,
-        switch,
-        size,
-        arrays,
-    ),
-)
+# The specifications are no `field_specifiers`: those have their default by its
+# name, and what is not among them counts as a default itself.
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
 class Settings:
     """See the module. Subclasses are frozen dataclasses and pytrees.
 
@@ -180,7 +179,7 @@ class Settings:
         if 'name' not in cls.__dict__:
             cls.name = cls.__name__.lower()
         dataclasses.dataclass(frozen=True, repr=False)(cls)
-        cls.kinds = {f.name: _kind(f) for f in dataclasses.fields(cls)}
+        cls.kinds = {f.name: _kind(f) for f in _fields(cls)}
         leaves = [n for n, k in cls.kinds.items() if _is_leaf(k)]
         static = [n for n in cls.kinds if n not in leaves]
 
@@ -209,7 +208,7 @@ class Settings:
         self.check()
 
     def __repr__(self):
-        default = {f.name: f.default for f in dataclasses.fields(self)}  # type: ignore
+        default = {f.name: f.default for f in _fields(self)}
         given = ', '.join(
             f'{n}={v!r}'
             for n in self.kinds
@@ -246,7 +245,7 @@ class Settings:
     @classmethod
     def meanings(cls) -> dict[str, str]:
         """What each field means, by the `Attributes:` of the docstrings."""
-        found = {}
+        found: dict[str, str] = {}
         for owner in reversed(cls.__mro__):
             found |= docstrings.entries(owner.__doc__, 'Attributes')
         return {name: found.get(name, '') for name in cls.kinds}
@@ -310,7 +309,7 @@ def _what_is_wrong(value, kind, last_t) -> str | None:
         right = (
             isinstance(value, numbers.Integral)
             and not isinstance(value, bool)
-            and value >= 1
+            and int(value) >= 1
         )
         if isinstance(value, jax.core.Tracer):
             return f'{must_be} that is not traced, since it sets a shape'

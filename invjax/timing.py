@@ -5,20 +5,23 @@ import time
 
 import jax
 
+from invjax import compiled
+
 
 @contextlib.contextmanager
 def sampling_seconds():
     """Time a block; gives a dict that it fills with two numbers of seconds.
 
     `compile` is the time in which programs were traced, lowered and compiled,
-    or read from the cache of compiled ones; `sampling` is all the rest.
+    or read from a cache of compiled ones; `sampling` is all the rest.
     """
-    spans, seconds = [], {}
+    spans: list[tuple[float, float]] = []
+    seconds: dict[str, float] = {}
 
-    def note(event, duration, **_):
-        if event.startswith('/jax/core/compile/'):
+    def note(event: str, duration_secs: float, **_: str | int) -> None:
+        if event.startswith(('/jax/core/compile/', compiled.LOADED)):
             end = time.perf_counter()
-            spans.append((end - duration, end))
+            spans.append((end - duration_secs, end))
 
     jax.monitoring.register_event_duration_secs_listener(note)
     start = time.perf_counter()

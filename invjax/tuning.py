@@ -7,6 +7,8 @@ Two criteria, both smaller for better:
 - cross-validation on measured pixels that the method did not see.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,8 +91,10 @@ def hold_out(
     held = mask * (ranks < jnp.ceil(fraction * mask.sum()))
 
     def part(mask):
-        return problem.replace(
-            y=mask * problem.y, operator=problem.operator.replace(mask=mask)
+        return dataclasses.replace(
+            problem,
+            y=mask * problem.y,
+            operator=problem.operator.replace(mask=mask),
         )
 
     return part(mask - held), part(held)

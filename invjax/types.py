@@ -15,6 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+# Which of the two holds the numbers makes no difference.
+Array = jax.Array | np.ndarray
+
 
 class Prediction(NamedTuple):
     """What a prior says of a noisy image.
@@ -38,7 +41,7 @@ class Info(NamedTuple):
         residual: ||y - A(x0_hat)||, to be compared with noise_std sqrt(m).
         prior_step: ||x_s - x_t|| of the prior's own step, noise included.
         guidance: norm of what the measurement added to it.
-        clipped: share of the values of x0_hat that lie on its bounds.
+        clipped: fraction of the values of x0_hat that lie on its bounds.
         solver_residual: ||b - M v|| / ||b|| of the linear system that the step
             solved by conjugate gradients, the largest where there were several;
             0 where it is solved in closed form, or there is none.
@@ -170,7 +173,7 @@ class Spectrum(NamedTuple):
 
 
 # What an operator can be, in words, for a sentence that refuses one.
-OPERATOR_WORDS = {
+OPERATOR_WORDS: dict[type, str] = {
     Operator: 'any operator',
     LinearOperator: 'a linear operator',
     SpectralOperator: 'a linear operator with a spectrum',

@@ -5,6 +5,7 @@ be trusted is a matter of coverage: of many 90 % intervals, 90 % should hold the
 truth.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -107,6 +108,131 @@ def coverage(samples: np.ndarray, truth: np.ndarray) -> Coverage:
     return Coverage(1 - 2 * places / (num_samples + 1), np.array(observed))
 
 
+def central_interval(
+    samples: np.ndarray, level: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ends of a central interval of samples, value by value.
+
+    It goes from the i-th smallest to the i-th largest of K samples, which of
+    the posterior hold the truth with probability 1 - 2 i / (K + 1): with the
+    largest i for which that is `level` or more, or with 1.
+
+    Args:
+        samples: (K, H, W, C), K of 2 or more.
+        level: above 0 and below 1.
+
+    Returns:
+        Lower and upper ends, (H, W, C) each.
+
+    Raises:
+        ValueError: for fewer samples, or another level.
+    """
+    _check(samples)
+    _check_level(level)
+    ordered = np.sort(np.asarray(samples, np.float64), axis=0)
+    # What rounding takes from a whole number is given back.
+    place = int((1 - level) / 2 * (len(ordered) + 1) + 1e-9)
+    place = min(max(place, 1), len(ordered) // 2)
+    return ordered[place - 1], ordered[-place]
+
+
+def conformal(
+    samples: Sequence[np.ndarray], truths: Sequence[np.ndarray], level: float
+) -> float:
+    """By how much to widen intervals for them to hold the truth as they should.
+
+    Split conformal prediction on images that nothing was tuned on: of each value
+    the score is how far the truth lies beyond its central interval, as a
+    multiple of the interval's length (Romano et al., 2019, eq. 6, scaled as by
+    Kivaranovic et al., 2020),
+
+        s = max(lower - x, x - upper) / (upper - lower),
+
+    below 0 inside. The widening q is the least for which a share `level` of
+    (N + 1) P scores are at most q, where N images have P values each and the
+    next image's count as larger than any (Lee et al., 2023, hierarchical
+    conformal prediction: values of one image depend on each other, and images
+    are exchangeable). Then a value of the next image is within
+
+        [lower - q (upper - lower), upper + q (upper - lower)]
+
+    with a probability of at least `level` and less than level + 1 / (N + 1) +
+    1 / ((N + 1) P), over images and values, if the scores differ. It says
+    nothing of one image or of one region.
+
+    Args:
+        samples: (K, H, W, C) of each of N images, K of 2 or more.
+        truths: (H, W, C) of each.
+        level: above 0, and at most N / (N + 1).
+
+    Returns:
+        q, for `widened`, -1/2 or more: negative where intervals were too long.
+
+    Raises:
+        ValueError: for other numbers of images than of truths, a level out of
+            its range, fewer samples than 2, or samples that agree where they
+            are wrong, so that no multiple of their length is enough.
+    """
+    _check_level(level)
+    if len(samples) != len(truths):
+        raise ValueError(
+            'conformal needs as many truths as images with samples, got '
+            f'{len(truths)} and {len(samples)}.'
+        )
+    scores = np.sort(
+        np.concatenate(
+            [
+                _beyond(*central_interval(of_image, level), truth)
+                for of_image, truth in zip(samples, truths, strict=True)
+            ]
+            or [np.zeros(0)]
+        )
+    )
+    number = len(samples)
+    per_image = len(scores) // max(number, 1)
+    wanted = int(np.ceil(level * (number + 1) * per_image - 1e-6))
+    if not 0 < wanted <= len(scores):
+        raise ValueError(
+            f'of {number} images the level must be at most '
+            f'{number}/{number + 1}, got {level}: more images are needed.'
+        )
+    widening = float(scores[wanted - 1])
+    if not np.isfinite(widening):
+        raise ValueError(
+            'the samples of an image agree where they are wrong: intervals '
+            'without length cannot be widened; draw more or other samples.'
+        )
+    return widening
+
+
+def widened(
+    samples: np.ndarray, level: float, widening: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """`central_interval`, widened at both ends by a multiple of its length.
+
+    Args:
+        samples, level: see `central_interval`.
+        widening: q of `conformal`, by the same level and as many samples.
+
+    Returns:
+        Lower and upper ends, (H, W, C) each.
+    """
+    lower, upper = central_interval(samples, level)
+    more = widening * (upper - lower)
+    return lower - more, upper + more
+
+
+def _beyond(lower, upper, truth) -> np.ndarray:
+    """How far a truth lies beyond an interval, in its lengths, flat."""
+    outside = np.maximum(lower - truth, truth - upper)
+    length = upper - lower
+    far = np.where(outside > 0, np.inf, -0.5)
+    scores = np.where(
+        length > 0, outside / np.where(length > 0, length, 1), far
+    )
+    return np.ravel(scores)
+
+
 def nearest_to_noise(
     residual_norms: np.ndarray, expected_residual_norm: float
 ) -> int:
@@ -119,6 +245,11 @@ def nearest_to_noise(
     """
     distances = np.abs(np.asarray(residual_norms) - expected_residual_norm)
     return int(np.argmin(distances))
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise ValueError(f'level must be above 0 and below 1, got {level}.')
 
 
 def _check(samples: np.ndarray) -> None:

@@ -199,8 +199,9 @@ def errors(
         found = np.cov(flat.T)
         return Errors(
             mean=np.linalg.norm(flat.mean(axis=0) - mean) / np.sqrt(total),
-            covariance=np.linalg.norm(found - covariance)
-            / np.linalg.norm(covariance),
+            covariance=float(
+                np.linalg.norm(found - covariance) / np.linalg.norm(covariance)
+            ),
             sliced=np.sqrt(np.mean(difference**2) / (total / len(mean))),
             spread=np.sqrt(np.trace(found) / total),
         )

@@ -306,6 +306,61 @@ class ProgramTest(absltest.TestCase):
         np.testing.assert_allclose(found, [0.25, 0.75])
 
 
+class StartsTest(parameterized.TestCase):
+    @parameterized.product(
+        num_starts=[3, 5], method=[DPS(0.1), DPS(moments='adam')]
+    )
+    def test_starts_of_least_residual_end_as_they_do_alone(
+        self, num_starts, method
+    ):
+        # Two images, each with so many starts. Of 9 steps 3 are early; of 3
+        # starts one goes on, and of 5 two.
+        lanes = batch.make_lanes(KEY, make_problems(2), [method], num_starts)
+        alone = batch.run_lanes(lanes, PRIOR, 9, max_lanes=4, stretch=4)
+        residual = alone.info.residual[:, 2].reshape(2, num_starts)
+        number = {3: 1, 5: 2}[num_starts]
+        expected = [
+            image * num_starts + start
+            for image in range(2)
+            for start in sorted(np.argsort(residual[image])[:number])
+        ]
+        steps = []
+        found = batch.run_starts(
+            lanes,
+            PRIOR,
+            9,
+            num_starts,
+            max_lanes=4,
+            stretch=4,
+            on_progress=lambda done, total: steps.append((done, total)),
+        )
+        np.testing.assert_array_equal(found.lanes, expected)
+        np.testing.assert_allclose(found.x, alone.x[expected], atol=1e-6)
+        jax.tree.map(
+            lambda one, other: np.testing.assert_allclose(
+                one, other[expected], rtol=1e-5, atol=1e-6
+            ),
+            found.info,
+            alone.info,
+        )
+        self.assertEqual(steps[-1][0], 2 * (num_starts * 3 + number * 6))
+        self.assertEqual(*steps[-1])
+
+    def test_a_start_that_is_not_finite_is_given_up(self):
+        lanes = batch.make_lanes(KEY, make_problems(1), [Fails()], 8)
+        found = batch.run_starts(lanes, PRIOR, 3, 8, stretch=4)
+        self.assertTrue(np.isfinite(found.x).all())
+        self.assertLen(found.x, 2)
+
+
+class Fails(Unconditional):
+    """Every other start is not a number."""
+
+    def start(self, key, problem, steps):
+        x, state = super().start(key, problem, steps)
+        return jnp.where(x[0, 0, 0] > 0, jnp.nan, x), state
+
+
 class MemoryTest(absltest.TestCase):
     def test_what_is_held_does_not_grow_with_the_lanes(self):
         problems = make_problems(2, shape=(32, 32, 3))

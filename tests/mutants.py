@@ -1,39 +1,46 @@
 """Plant small faults in the library, one at a time, and see what finds them.
 
     python tests/mutants.py --count=300 --seed=0 --out=out/mutants
+    python tests/mutants.py --planted --out=out/planted
 
 A fault is a sign, a factor, a dropped term, a swapped field, key or argument, a
-comparison or a condition turned round. The suite runs once under `coverage`,
-which says what tests reach each line; then each fault is planted in a copy of
-the clone, and those tests run, and the rest of their files if none of them
-fails. What survives is listed with its line. Lines of `equivalent.toml` beside
-this file are faults that change no result, with the reason.
+comparison or a condition turned round. Each is planted in a copy of the clone,
+and the test files run that import its module, its namesake first and then by
+the number of imports in between, until a test fails or `--seconds` of the
+processor are spent. What survives is listed with its line. At the end all tests
+that found a fault run without one: a kill by a test that fails there is none.
 
-The same command continues where it was interrupted.
+`--planted` takes the faults of `planted.toml` beside this file instead of a
+sample. Lines of `equivalent.toml` are faults that change no result, with the
+reason. The same command continues where it was interrupted; `--again` judges
+survivors anew.
 """
 
 import argparse
 import ast
 import collections
-import concurrent.futures
+import contextlib
+import functools
 import hashlib
 import json
 import os
 import pathlib
 import random
 import re
+import resource
 import shutil
-import sqlite3
-import subprocess
+import signal
 import sys
 import tempfile
-import threading
+import time
 import tomllib
 from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-_TIMEOUT = 240  # seconds of a run of tests; a fault that hangs is found
-_MOST_TESTS = 25  # of those that reach a line, in the first run
+# Seconds of the processor after which a single test counts as hanging, on top
+# of those that all tests of a fault may take together, and of the clock.
+_HANG = 200
+_WAIT = 1500
 
 
 class Mutant(NamedTuple):
@@ -56,8 +63,15 @@ class Mutant(NamedTuple):
 
     def name(self, source: str) -> str:
         """A name that outlives changes elsewhere in the file."""
-        text = source.splitlines()[self.line - 1].strip()
-        parts = (self.path, text, source[self.start : self.end], self.new)
+        lines = source.splitlines()
+        text = lines[self.line - 1].strip()
+        # The same line may stand in a file twice, and a text twice in a line.
+        which = sum(line.strip() == text for line in lines[: self.line - 1])
+        column = self.start - source.rfind(text, 0, self.start + len(text))
+        parts = (
+            *(self.path, text, str(which), str(column)),
+            *(source[self.start : self.end], self.new),
+        )
         return hashlib.sha256('\0'.join(parts).encode()).hexdigest()[:12]
 
 
@@ -292,18 +306,19 @@ def _parses(text: str) -> bool:
 
 
 def find_mutants(path: pathlib.Path) -> list[Mutant]:
-    """All faults that can be planted in a file, and that still parse."""
+    """All faults that can be planted in a file, also some that do not parse."""
     source = path.read_text()
     finder = _Finder(str(path.relative_to(ROOT)), source)
     finder.visit(ast.parse(source))
-    found = []
-    for mutant in dict.fromkeys(finder.found):
-        try:
-            ast.parse(planted(mutant, source))
-        except SyntaxError:
-            continue
-        found.append(mutant)
-    return found
+    return list(dict.fromkeys(finder.found))
+
+
+def _can_be_planted(mutant: Mutant) -> bool:
+    try:
+        ast.parse(planted(mutant, (ROOT / mutant.path).read_text()))
+    except SyntaxError:
+        return False
+    return True
 
 
 def planted(mutant: Mutant, source: str) -> str:
@@ -314,122 +329,409 @@ def planted(mutant: Mutant, source: str) -> str:
 def choose(
     mutants: dict[str, list[Mutant]], count: int, seed: int
 ) -> list[Mutant]:
-    """A seeded sample, as many a file as its faults ask, and one at least."""
+    """A seeded sample in random order: one fault of each file, then of all."""
     rng = random.Random(seed)
-    total = sum(map(len, mutants.values()))
-    chosen = []
-    for path in sorted(mutants):
-        number = max(1, round(count * len(mutants[path]) / total))
-        number = min(number, len(mutants[path]))
-        chosen += rng.sample(sorted(mutants[path]), number)
-    rest = sorted(
-        {m for found in mutants.values() for m in found} - set(chosen)
-    )
-    missing = max(0, count - len(chosen))
-    return chosen + rng.sample(rest, min(missing, len(rest)))
-
-
-def measure_coverage(out: pathlib.Path) -> pathlib.Path:
-    """Run the suite once, noting what test reaches which line."""
-    data = out / 'coverage.sqlite'
-    if not data.exists():
-        partial = out / 'partial.sqlite'
-        subprocess.run(
-            [
-                *(
-                    sys.executable,
-                    '-m',
-                    'pytest',
-                    '-q',
-                    '-p',
-                    'no:cacheprovider',
-                ),
-                *('--cov=invjax', '--cov-context=test', '--cov-report='),
-                *('-n', '2', '--dist', 'loadscope', '-m', 'not slow'),
-            ],
-            cwd=ROOT,
-            env={**os.environ, 'COVERAGE_FILE': str(partial)},
-            check=False,
-        )
-        os.replace(partial, data)
-    return data
-
-
-def covering_tests(data: pathlib.Path) -> dict[tuple[str, int], list[str]]:
-    """Path and line to the tests that reach it, as pytest names them."""
-    from coverage.numbits import numbits_to_nums
-
-    found = collections.defaultdict(set)
-    with sqlite3.connect(data) as database:
-        rows = database.execute(
-            'select file.path, context.context, line_bits.numbits from line_bits '
-            'join file on file.id = line_bits.file_id '
-            'join context on context.id = line_bits.context_id'
-        )
-        for path, context, bits in rows:
-            test, _, phase = context.partition('|')
-            try:
-                relative = str(pathlib.Path(path).relative_to(ROOT))
-            except ValueError:
-                continue
-            for line in numbits_to_nums(bits):
-                if phase:
-                    found[relative, line].add(test)
-    return {place: sorted(tests) for place, tests in found.items()}
-
-
-def _run_tests(folder: pathlib.Path, tests: list[str]) -> str:
-    """`killed`, `survived` or `killed by time`."""
-    environment = {
-        **os.environ,
-        'PYTHONPATH': str(folder),
-        'PYTHONDONTWRITEBYTECODE': '1',
-        'OPENBLAS_NUM_THREADS': '1',
+    orders = {
+        path: rng.sample(found, len(found))
+        for path, found in sorted(mutants.items())
     }
-    command = [
-        *(sys.executable, '-m', 'pytest', '-x', '-q', '--no-header'),
-        *('-p', 'no:cacheprovider', '-m', 'not slow'),
+    firsts = [
+        next(filter(_can_be_planted, order), None) for order in orders.values()
     ]
-    with subprocess.Popen(
-        [*command, *tests],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    ) as process:
-        try:
-            status = process.wait(_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
-            return 'killed by time'
-    # 5: no test was collected.
-    return 'survived' if status in (0, 5) else 'killed'
+    chosen = [first for first in firsts if first is not None]
+    rest = [m for order in orders.values() for m in order if m not in chosen]
+    rng.shuffle(rest)
+    for mutant in filter(_can_be_planted, rest):
+        if len(chosen) >= count:
+            break
+        chosen.append(mutant)
+    rng.shuffle(chosen)
+    return chosen
 
 
-def judge(mutant: Mutant, tests: list[str], folder: pathlib.Path) -> str:
-    """Plant a fault in a copy of the clone, and run what may find it."""
-    if not tests:
-        return 'not reached'
-    path = folder / mutant.path
-    source = (ROOT / mutant.path).read_text()
-    path.write_text(planted(mutant, source))
+def planted_by_hand() -> dict[Mutant, str]:
+    """The faults of `planted.toml`, and what each is."""
+    text = (ROOT / 'tests' / 'planted.toml').read_text()
+    found = {}
+    for entry in tomllib.loads(text)['fault']:
+        source = (ROOT / entry['path']).read_text()
+        if source.count(entry['old']) != 1:
+            raise SystemExit(
+                f'{entry["path"]} must have the text of the fault '
+                f'{entry["what"]!r} once, and has it '
+                f'{source.count(entry["old"])} times: {entry["old"]!r}.'
+            )
+        start = source.index(entry['old'])
+        mutant = Mutant(
+            entry['path'],
+            source.count('\n', 0, start) + 1,
+            start,
+            start + len(entry['old']),
+            entry['new'],
+            entry['what'],
+        )
+        found[mutant] = entry['what']
+    return found
+
+
+def _module(path: pathlib.Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix('').parts
+    return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
+
+
+@functools.cache
+def _imports() -> dict[str, set[str]]:
+    """Module of the clone to the modules of the clone that it imports."""
+    folders = ('invjax', 'experiments', 'tests')
+    files = [p for f in folders for p in sorted((ROOT / f).rglob('*.py'))]
+    known = {_module(path): path for path in files}
+    found = {}
+    for module, path in known.items():
+        names = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                base = node.module or ''
+                if node.level:
+                    parents = module.split('.')
+                    if path.name != '__init__.py':
+                        parents = parents[:-1]
+                    parents = parents[: len(parents) - node.level + 1]
+                    base = '.'.join([*parents, *filter(None, [base])])
+                for alias in node.names:
+                    inner = f'{base}.{alias.name}'
+                    names.add(inner if inner in known else base)
+        found[module] = (names & known.keys()) - {module}
+    return found
+
+
+def test_files(path: str, words: dict[str, int]) -> list[str]:
+    """Test files that import a module, the nearest first."""
+    imports = _imports()
+    users = collections.defaultdict(set)
+    for module, names in imports.items():
+        for name in names:
+            users[name].add(module)
+    distance = {_module(ROOT / path): 0}
+    queue = collections.deque(distance)
+    while queue:
+        module = queue.popleft()
+        for user in users[module] - distance.keys():
+            distance[user] = distance[module] + 1
+            queue.append(user)
+    # `study/verdict.py` has `study/verdict_test.py`.
+    inside = pathlib.Path(path).relative_to('invjax').with_suffix('')
+    namesake = f'tests/{inside}_test.py'
+    files = {}
+    for module, far in distance.items():
+        file = module.replace('.', '/') + '.py'
+        if file.endswith('_test.py'):
+            text = (ROOT / file).read_text()
+            # What tests each method or operator finds them in a list.
+            if re.search('contract|properties', file):
+                far = min(far, 1)
+            near = _nearness(text, words)
+            files[file] = (file != namesake, near, far, len(text), file)
+    if (ROOT / namesake).is_file():
+        files.setdefault(namesake, (False, 0, 0, 0, namesake))
+    return sorted(files, key=files.get)
+
+
+def words_of(path: str, line: int) -> dict[str, int]:
+    """Names by which a test may call on a line of a module.
+
+    Returns:
+        Those of the function or class that the line belongs to, 0, of what
+        uses these in the module, 1, and so on.
+    """
+    tree = ast.parse((ROOT / path).read_text())
+    uses = {}  # name of a statement to the names in it
+    found = {pathlib.Path(path).stem: 4}
+    for node in tree.body:
+        names = [getattr(node, 'name', None)]
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = getattr(node, 'targets', None) or [node.target]
+            names = [getattr(target, 'id', None) for target in targets]
+        inner = list(ast.walk(node))
+        if node.lineno <= line <= node.end_lineno:
+            names += [
+                n.name
+                for n in inner
+                if isinstance(n, ast.FunctionDef)
+                and n.lineno <= line <= n.end_lineno
+                and not n.name.startswith('__')
+            ]
+            found |= dict.fromkeys(filter(None, names), 0)
+        inside = {n.id for n in inner if isinstance(n, ast.Name)}
+        inside |= {n.attr for n in inner if isinstance(n, ast.Attribute)}
+        uses |= dict.fromkeys(filter(None, names), inside)
+    for depth in (1, 2, 3):
+        users = [n for n, inside in uses.items() if inside & found.keys()]
+        for name in users:
+            found.setdefault(name, depth)
+    return found
+
+
+def _nearness(text: str, words: dict[str, int]) -> int:
+    here = re.findall(r'\w+', text)
+    return min((words[w] for w in here if w in words), default=9)
+
+
+class _Recorder:
+    """What happened, as a plugin of pytest's, which writes it into a file.
+
+    Tests that name what has the fault come first, and after so many seconds of
+    the processor no other test begins.
+    """
+
+    def __init__(
+        self, file: pathlib.Path, words: dict[str, int], seconds: float
+    ):
+        self.file, self.words, self.seconds = file, words, seconds
+        self.found = {'failed': [], 'passed': 0, 'ended': False}
+
+    def pytest_collectreport(self, report):
+        if report.failed:
+            self.found['failed'].append(report.nodeid)
+
+    def pytest_collection_modifyitems(self, items):
+        files = list(dict.fromkeys(item.path for item in items))
+        of_tests, of_classes = {}, {}
+        for file in files:
+            text = file.read_text()
+            body = ast.parse(text).body
+            # Programs that a test begins cost seconds each.
+            slow = {'subprocess'} | {
+                node.name
+                for node in body
+                if isinstance(node, ast.FunctionDef)
+                and 'subprocess' in ast.get_source_segment(text, node)
+            }
+            for group in body:
+                if not isinstance(group, ast.ClassDef):
+                    continue
+                of_classes[file, group.name] = 5 + _nearness(
+                    ast.get_source_segment(text, group), self.words
+                )
+                for test in group.body:
+                    if isinstance(test, ast.FunctionDef):
+                        segment = ast.get_source_segment(text, test)
+                        near = _nearness(segment, self.words)
+                        if slow & set(re.findall(r'\w+', segment)):
+                            near += 30
+                        of_tests[file, group.name, test.name] = near
+
+        def nearness(item):
+            group = getattr(item.cls, '__name__', '')
+            # Parameters stand behind a test's name.
+            found = [
+                near
+                for (file, cls, test), near in of_tests.items()
+                if (file, cls) == (item.path, group)
+                and item.name.startswith(test)
+            ]
+            if re.search(rf'_{next(iter(self.words))}\d*$', item.name):
+                found.append(0)
+            of_class = of_classes.get((item.path, group), 20)
+            return (
+                max(found)
+                if max(found, default=0) > 30
+                else min([*found, of_class])
+            )
+
+        near = {item: nearness(item) for item in items}
+        best = {}  # A class stays together, for what it sets up once.
+        for item in items:
+            group = item.path, item.cls
+            best[group] = min(best.get(group, 99), near[item])
+        order = {group: i for i, group in enumerate(best)}
+        items.sort(
+            key=lambda item: (
+                best[item.path, item.cls],
+                order[item.path, item.cls],
+                near[item],
+            )
+        )
+
+    def pytest_runtest_logreport(self, report):
+        if report.failed:
+            self.found['failed'].append(report.nodeid)
+        elif report.when == 'call' and report.passed:
+            self.found['passed'] += 1
+
+    def pytest_runtest_teardown(self, item):
+        of_programs = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent = of_programs.ru_utime + of_programs.ru_stime
+        if time.process_time() + spent > self.seconds:
+            item.session.shouldstop = 'The seconds are spent.'
+
+    def pytest_sessionfinish(self):
+        self.found['ended'] = True
+        self.file.write_text(json.dumps(self.found))
+
+
+def _load_packages():
+    """What takes seconds to import, once for all runs, and none of ours."""
+    import absl.testing.parameterized  # noqa: F401
+    import dm_pix  # noqa: F401
+    import flax.linen  # noqa: F401
+    import grain  # noqa: F401
+    import hypothesis  # noqa: F401
+    import jinja2  # noqa: F401
+    import matplotlib.pyplot  # noqa: F401
+    import optax  # noqa: F401
+    import orbax.checkpoint  # noqa: F401
+    import PIL.Image  # noqa: F401
+    import pytest  # noqa: F401
+    import scipy.ndimage
+    import scipy.signal  # noqa: F401
+    import tifffile  # noqa: F401
+
+    if any(name.partition('.')[0] == 'invjax' for name in sys.modules):
+        raise SystemExit('invjax was imported before a fault was planted.')
+
+
+class _Run(NamedTuple):
+    """A process that tests a fault in a copy of the clone."""
+
+    pid: int
+    start: float
+    file: pathlib.Path
+
+
+def _begin(
+    folder: pathlib.Path,
+    tests: list[str],
+    words: dict[str, int],
+    seconds: float,
+    stop: bool,
+) -> _Run:
+    """Fork a process that has the packages, and run tests in a copy."""
+    file = folder.parent / 'found.json'
+    file.unlink(missing_ok=True)
+    pid = os.fork()
+    if pid:
+        return _Run(pid, time.monotonic(), file)
+    status = 97
     try:
-        outcome = _run_tests(folder, tests[:_MOST_TESTS])
-        files = sorted({test.partition('::')[0] for test in tests})
-        if outcome == 'survived':
-            # A program that one test has compiled serves the next, which then
-            # is not seen to reach the line.
-            outcome = _run_tests(folder, files)
+        os.setsid()
+        output = os.open(
+            folder.parent / 'output.txt',
+            os.O_CREAT | os.O_TRUNC | os.O_WRONLY,
+            0o644,
+        )
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        limit = int(seconds + time.process_time()) + _HANG
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5))
+        os.chdir(folder)
+        os.environ['PYTHONPATH'] = str(folder)
+        sys.path[0] = str(folder)
+        import pytest
+
+        options = ['-q', '--no-header', '-p', 'no:cacheprovider', '--tb=line']
+        options += [
+            '-p',
+            'no:cov',
+            '-p',
+            'no:xdist',
+            '-m',
+            'not slow and not wheel',
+        ]
+        recorder = _Recorder(file, words, seconds)
+        pytest.main([*options, *['-x'] * stop, *tests], plugins=[recorder])
+        ours = sys.modules.get('invjax')
+        where = getattr(ours, '__file__', None) or str(folder)
+        status = 0 if pathlib.Path(where).is_relative_to(folder) else 98
     finally:
-        path.write_text(source)
-    return outcome
+        os._exit(status)
+
+
+def _outcome(run: _Run, status: int, folder: pathlib.Path) -> dict:
+    """Of a process that has ended: `killed` or `survived`, and by what."""
+    found = {'failed': [], 'passed': 0, 'ended': False}
+    if run.file.is_file():
+        found = json.loads(run.file.read_text())
+    code = os.waitstatus_to_exitcode(status)
+    if code in (97, 98):
+        raise SystemExit(
+            f'The run in {folder} did not test the copy:\n'
+            + (folder.parent / 'output.txt').read_text()[-2000:]
+        )
+    if found['failed']:
+        outcome, by = 'killed', found['failed'][0]
+    elif found['ended']:
+        outcome, by = 'survived', ''
+    elif code in (-signal.SIGXCPU, -signal.SIGKILL):
+        outcome, by = 'killed by time', ''
+    else:
+        outcome, by = 'killed', f'the process, which ended with {code}'
+    return {'outcome': outcome, 'by': by, 'passed': found['passed']}
 
 
 def _copy_of_clone(folder: pathlib.Path) -> pathlib.Path:
-    ignored = shutil.ignore_patterns('.git', '.venv', 'out', '.jax_cache')
+    ignored = shutil.ignore_patterns('.git', '.venv', 'out', '.*_cache')
     shutil.copytree(ROOT, folder / 'clone', ignore=ignored)
     return folder / 'clone'
+
+
+def _place(mutant: Mutant | None, folder: pathlib.Path, number: int):
+    """Plant a fault in a copy, at a time that no kept bytecode has."""
+    path = folder / mutant.path
+    path.write_text(planted(mutant, (ROOT / mutant.path).read_text()))
+    os.utime(path, (10**9 + number, 10**9 + number))
+
+
+def run_all(mutants: list[Mutant], given, keep) -> None:
+    """Test each fault, some at a time, and hand over what came of it."""
+    waiting = collections.deque(enumerate(mutants))
+    with tempfile.TemporaryDirectory() as name:
+        free = [
+            _copy_of_clone(pathlib.Path(name) / str(i))
+            for i in range(min(given.workers, len(mutants)))
+        ]
+        running = {}
+        while waiting or running:
+            while waiting and free:
+                number, mutant = waiting.popleft()
+                folder = free.pop()
+                _place(mutant, folder, number)
+                words = words_of(mutant.path, mutant.line)
+                tests = test_files(mutant.path, words)[: given.files]
+                run = _begin(folder, tests, words, given.seconds, stop=True)
+                running[run.pid] = run, mutant, folder
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
+            if pid == 0:
+                time.sleep(0.05)
+                for run, *_ in running.values():
+                    if time.monotonic() - run.start > _WAIT:
+                        os.killpg(run.pid, signal.SIGKILL)
+                continue
+            if pid not in running:
+                continue
+            run, mutant, folder = running.pop(pid)
+            row = _outcome(run, status, folder)
+            row['seconds'] = round(usage.ru_utime + usage.ru_stime, 1)
+            # What it has left running of its own.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+            shutil.copy2(ROOT / mutant.path, folder / mutant.path)
+            free.append(folder)
+            keep(mutant, row)
+
+
+def failing_without_fault(tests: list[str]) -> set[str]:
+    """Those of some tests that fail where no fault is planted."""
+    if not tests:
+        return set()
+    with tempfile.TemporaryDirectory() as name:
+        folder = _copy_of_clone(pathlib.Path(name))
+        run = _begin(folder, tests, {'': 0}, 10**6, stop=False)
+        os.waitpid(run.pid, 0)
+        if not run.file.is_file():
+            raise SystemExit('The tests without a fault did not end.')
+        return set(json.loads(run.file.read_text())['failed'])
 
 
 def equivalents() -> dict[str, str]:
@@ -440,27 +742,25 @@ def equivalents() -> dict[str, str]:
 
 
 def report(rows: list[dict], known: dict[str, str]) -> list[str]:
-    """Counts by file, then what survived."""
-    for row in rows:
-        if (
-            row['outcome'] in ('survived', 'not reached')
-            and row['name'] in known
-        ):
-            row['outcome'] = 'equivalent'
+    """Counts by folder, then what survived."""
     counts = collections.defaultdict(collections.Counter)
+    survivors = []
     for row in rows:
-        kind = 'killed' if row['outcome'].startswith('killed') else 'survived'
-        kind = 'equivalent' if row['outcome'] == 'equivalent' else kind
-        counts[row['path']][kind] += 1
-        counts['all'][kind] += 1
+        kind = row['outcome'].partition(' ')[0]
+        if kind == 'survived' and row['name'] in known:
+            kind = 'equivalent'
+        elif kind == 'survived':
+            survivors.append(row)
+        for place in (str(pathlib.Path(row['path']).parent), 'all'):
+            counts[place][kind] += 1
     lines = [
-        '| file | faults | killed | equivalent | survived |',
+        '| folder | faults | killed | equivalent | survived |',
         '| --- ' * 5 + '|',
     ]
-    for path in sorted(counts, key=lambda p: (p == 'all', p)):
-        c = counts[path]
+    for place in sorted(counts, key=lambda p: (p == 'all', p)):
+        c = counts[place]
         lines.append(
-            f'| `{path}` | {sum(c.values())} | {c["killed"]} '
+            f'| `{place}` | {c.total()} | {c["killed"]} '
             f'| {c["equivalent"]} | {c["survived"]} |'
         )
     total = counts['all']
@@ -472,13 +772,12 @@ def report(rows: list[dict], known: dict[str, str]) -> list[str]:
             'equivalent were found.',
         ]
     lines += ['', 'Survivors:', '']
-    for row in rows:
-        if row['outcome'] in ('survived', 'not reached'):
-            lines.append(
-                f'- {row["name"]} `{row["path"]}:{row["line"]}` {row["kind"]}, '
-                f'{row["outcome"]}: `{row["old"]}` -> `{row["new"]}` in '
-                f'`{row["text"]}`'
-            )
+    for row in survivors:
+        lines.append(
+            f'- {row["name"]} `{row["path"]}:{row["line"]}` {row["kind"]}, '
+            f'after {row["passed"]} tests: `{row["old"]}` -> `{row["new"]}` in '
+            f'`{row["text"]}`'
+        )
     return lines
 
 
@@ -487,61 +786,87 @@ def main():
     parser.add_argument('--count', type=int, default=300)
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--only', default='', help='a part of a path')
+    parser.add_argument('--planted', action='store_true')
+    parser.add_argument('--again', action='store_true')
     parser.add_argument('--workers', type=int, default=os.cpu_count())
+    parser.add_argument(
+        '--seconds', type=float, default=60, help='of the processor, a fault'
+    )
+    parser.add_argument(
+        '--files', type=int, default=12, help='of tests, a fault'
+    )
     parser.add_argument(
         '--out', type=pathlib.Path, default=ROOT / 'out/mutants'
     )
     given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
-    mutants = {
-        str(path.relative_to(ROOT)): found
-        for path in sorted((ROOT / 'invjax').rglob('*.py'))
-        if given.only in str(path) and (found := find_mutants(path))
-    }
-    chosen = choose(mutants, given.count, given.seed)
-    print(f'{len(chosen)} of {sum(map(len, mutants.values()))} faults.')
-    tests = covering_tests(measure_coverage(given.out))
-    kept = given.out / 'rows.jsonl'
+    out = given.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    if given.planted:
+        chosen = list(planted_by_hand())
+    else:
+        mutants = {
+            str(path.relative_to(ROOT)): found
+            for path in sorted((ROOT / 'invjax').rglob('*.py'))
+            if given.only in str(path) and (found := find_mutants(path))
+        }
+        print(
+            f'{sum(map(len, mutants.values()))} faults to choose from.',
+            flush=True,
+        )
+        chosen = choose(mutants, given.count, given.seed)
+    # Read at the first import: what is compiled once serves all faults.
+    os.environ['JAX_COMPILATION_CACHE_DIR'] = str(out / 'compiled')
+    os.environ['JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
+    os.environ['OPENBLAS_NUM_THREADS'] = '1'
+    os.environ['MPLBACKEND'] = 'agg'
+    _load_packages()
+    kept = out / 'rows.jsonl'
     lines = kept.read_text().splitlines() if kept.is_file() else []
     rows = {row['name']: row for row in map(json.loads, lines)}
-    lock = threading.Lock()
-    local = threading.local()
-    with (
-        tempfile.TemporaryDirectory() as name,
-        concurrent.futures.ThreadPoolExecutor(given.workers) as pool,
-    ):
+    known = equivalents()
 
-        def one(mutant):
-            source = (ROOT / mutant.path).read_text()
-            if mutant.name(source) in rows:
-                return
-            if not hasattr(local, 'folder'):
-                place = pathlib.Path(name) / str(threading.get_ident())
-                local.folder = _copy_of_clone(place)
-            found = tests.get((mutant.path, mutant.line), [])
-            row = {
-                'name': mutant.name(source),
-                'path': mutant.path,
-                'line': mutant.line,
-                'kind': mutant.kind,
-                'old': source[mutant.start : mutant.end],
-                'new': mutant.new,
-                'text': source.splitlines()[mutant.line - 1].strip(),
-                'outcome': judge(mutant, found, local.folder),
-            }
-            with lock, kept.open('a') as file:
-                file.write(json.dumps(row) + '\n')
-                rows[row['name']] = row
-            print(
-                f'{row["outcome"]:<14} {row["path"]}:{row["line"]} '
-                f'{row["kind"]}',
-                flush=True,
-            )
+    def name(mutant):
+        return mutant.name((ROOT / mutant.path).read_text())
 
-        list(pool.map(one, chosen))
-    names = {m.name((ROOT / m.path).read_text()) for m in chosen}
-    lines = report([r for n, r in rows.items() if n in names], equivalents())
-    (given.out / 'mutants.md').write_text('\n'.join(lines) + '\n')
+    def keep(mutant, row):
+        source = (ROOT / mutant.path).read_text()
+        row = {
+            'name': name(mutant),
+            'path': mutant.path,
+            'line': mutant.line,
+            'kind': mutant.kind,
+            'old': source[mutant.start : mutant.end],
+            'new': mutant.new,
+            'text': source.splitlines()[mutant.line - 1].strip(),
+            **row,
+        }
+        rows[row['name']] = row
+        with kept.open('a') as file:
+            file.write(json.dumps(row) + '\n')
+        print(
+            f'{row["outcome"]} {row["path"]}:{row["line"]} {row["kind"]}, '
+            f'{row["seconds"]} s, {row["by"] or row["passed"]}',
+            flush=True,
+        )
+
+    def judged(mutant):
+        row = rows.get(name(mutant))
+        if row is None:
+            return False
+        survived = row['outcome'] == 'survived' and row['name'] not in known
+        return not (survived and given.again)
+
+    run_all([m for m in chosen if not judged(m)], given, keep)
+    found = [rows[n] for n in dict.fromkeys(map(name, chosen))]
+    unsound = failing_without_fault(
+        sorted({row['by'] for row in found if '.py::' in row['by']})
+    )
+    for row in found:
+        if row['by'] in unsound:
+            print(f'Fails without a fault too: {row["by"]}')
+            row['outcome'] = 'survived'
+    lines = report(found, known)
+    (out / 'mutants.md').write_text('\n'.join(lines) + '\n')
     print('\n'.join(lines))
 
 

@@ -8,7 +8,7 @@ from invjax import phantoms
 
 def _area(distance, side):
     """Of a shape, in units of half the picture's side squared."""
-    return phantoms._share(distance, 2 / side).sum() * (2 / side) ** 2
+    return phantoms._coverage(distance, 2 / side).sum() * (2 / side) ** 2
 
 
 def _grid(side):

@@ -1,4 +1,4 @@
-"""README: its lines of Python run, as they stand and as cells of a notebook."""
+"""The docs: their lines of Python run, as they stand and in a notebook's cells."""
 
 import os
 import pathlib
@@ -12,9 +12,14 @@ from absl.testing import absltest
 from invjax import images
 
 _ROOT = pathlib.Path(__file__).parents[1]
-_EXAMPLES = re.findall(
-    r'```python\n(.*?)```', (_ROOT / 'README.md').read_text(), re.DOTALL
-)
+# In this order: extending.md goes on from the README.
+_EXAMPLES = [
+    example
+    for name in ('README.md', 'docs/extending.md')
+    for example in re.findall(
+        r'```python\n(.*?)```', (_ROOT / name).read_text(), re.DOTALL
+    )
+]
 # Runs each cell as a notebook does, and shows what the last line gives. A class
 # of `__main__` that is defined anew must be the one that runs.
 _NOTEBOOK = """
@@ -58,7 +63,7 @@ def run_cells(cells, folder):
 
 class ReadmeTest(absltest.TestCase):
     def test_the_python_examples_run_and_show_themselves_in_a_notebook(self):
-        self.assertGreaterEqual(len(_EXAMPLES), 3)
+        self.assertLen(_EXAMPLES, 4)
         self.assertIn('num_steps=100', _EXAMPLES[0])
         # A restoration is five statements.
         self.assertLen(_EXAMPLES[0].strip().split('\n\n')[1].split('\n'), 6)

@@ -132,6 +132,13 @@ class ResolveTest(parameterized.TestCase):
         ('dps', {'zetta': 1}, "dps has no hyperparameter 'zetta'; it has zeta"),
         (DPS(), {'tau': 1}, "dps has no hyperparameter 'tau'"),
         ('dps', {'zeta': -1}, 'zeta of dps must be 0 or more'),
+        (
+            'dps',
+            {'retained': 0.5},
+            'retained of dps is read with projection=state alone, and '
+            'projection is none',
+        ),
+        (DPS(), {'beta_1': 0.5}, 'beta_1 of dps is read with moments=adam'),
         ('sdedit', {'tau': 1000}, 'tau of sdedit must be from 0 to 999'),
     )
     def test_mistakes_are_refused_in_a_sentence(self, method, settings, words):
@@ -184,6 +191,25 @@ class RestoreTest(absltest.TestCase):
     def test_a_mean_of_none_is_refused(self):
         with self.assertRaisesRegex(ValueError, 'mean_of must be a whole'):
             restoration.restore(make_problem(), PRIOR, 'dps', 6, mean_of=0)
+
+    def test_of_starts_it_takes_the_one_of_least_residual(self):
+        measured = make_problem()
+        all_of_them = restoration.restore(
+            measured, PRIOR, 'dps', 6, num_samples=10, seed=4
+        )
+        found = restoration.restore(
+            measured, PRIOR, 'dps', 6, num_samples=2, starts=5, seed=4
+        )
+        self.assertEqual(found.samples.shape, (2, *measured.image_shape))
+        for group, x in enumerate(found.samples):
+            # After two of six steps two of five go on.
+            own = np.arange(5 * group, 5 * group + 5)
+            early = all_of_them.info.residual[own, 1]
+            kept = own[np.argsort(early)[:2]]
+            final = [all_of_them.scores()[i]['residual_norm'] for i in kept]
+            best = kept[np.argmin(final)]
+            np.testing.assert_allclose(x, all_of_them.samples[best], atol=1e-6)
+        self.assertEqual(found.starts, 5)
 
     def test_settings_may_be_given_by_name(self):
         measured = make_problem()

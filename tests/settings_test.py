@@ -15,6 +15,7 @@ from invjax import batch
 from invjax.diffusion import Transition
 from invjax.methods import METHODS
 from invjax.methods.base import Method, observe
+from invjax.methods.dmps import DMPS
 from invjax.methods.dps import DPS
 from invjax.methods.score_ald import ScoreALD
 from invjax.methods.sdedit import SDEdit
@@ -230,7 +231,7 @@ class TreeTest(absltest.TestCase):
         self.assertEqual(shaped.weight.shape, ())
 
     def test_a_method_is_a_tree_of_its_numbers(self):
-        method = DPS(3.0, transition=Transition(eta=0.5))
+        method = DMPS(3.0, transition=Transition(eta=0.5))
         self.assertEqual(jax.tree.leaves(method), [0.5, 3.0])
 
 

@@ -62,17 +62,19 @@ def restoration_in_python(
     else:
         lines += _of_measurement(given, task, noise, imports)
     asked = {
+        **({} if given.aim is None else {'aim': given.aim}),
         'seed': given.seed,
         'num_samples': given.num_samples,
+        **({} if given.mean_of == 1 else {'mean_of': given.mean_of}),
+        **({} if given.starts is None else {'starts': given.starts}),
         'max_lanes': given.max_lanes,
         **groups.settings_of(given),
     }
+    arguments = ['measured', 'prior', repr(given.method)]
+    if given.num_steps is not None:
+        arguments.append(_steps(given.num_steps))
     lines += [
-        _call(
-            'restored = invjax.restore',
-            ['measured', 'prior', repr(given.method), _steps(given.num_steps)],
-            asked,
-        ),
+        _call('restored = invjax.restore', arguments, asked),
         "restored.save('restored.png')",
     ]
     return '\n'.join([*sorted(imports), '', *lines])

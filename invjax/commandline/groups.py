@@ -65,7 +65,7 @@ def define_prior(flags: Flags) -> None:
 
 def define_overrides(flags: Flags, section: str | None = None) -> None:
     """What a file of weights does not tell of itself; see `overrides_of`."""
-    fields = {'section': section} if section else {}
+    fields: dict[str, Any] = {'section': section} if section else {}
     fields['group'] = _OVERRIDES
     flags.integer('image_size', None, 'Side of its images, pixels.', **fields)
     flags.integer(
@@ -272,7 +272,10 @@ def define_method(flags: Flags, default: str | None = 'dps') -> None:
         default: of --method; None leaves that flag to the binary.
     """
     if default is not None:
-        flags.string('method', default, f'One of {", ".join(methods.METHODS)}.')
+        names = list(methods.METHODS)
+        if default == restoration.AUTO:
+            names.insert(0, restoration.AUTO)
+        flags.string('method', default, f'One of {", ".join(names)}.')
     define_transition(flags)
     defined = set()
     for method, cls in methods.METHODS.items():

@@ -1,5 +1,6 @@
 """One measurement, made here of a picture or brought: flags, checks, reading."""
 
+import dataclasses
 import math
 
 import jax.numpy as jnp
@@ -174,7 +175,7 @@ def read(given: Given, prior) -> Problem:
         measured = problem.from_measurement(
             reading.x, operator, given.noise_std, **groups.noise_of(given)
         )
-    return measured.replace(task=given.task)
+    return dataclasses.replace(measured, task=given.task)
 
 
 def _warnings(given: Given, operator, y: np.ndarray) -> list[str]:

@@ -16,7 +16,7 @@ class Progress:
     def __init__(self, what: str):
         self._what = what
         self._start = time.perf_counter()
-        self._bar = None
+        self._bar: tqdm | None = None
         self._tenth = 0
         self._started = False
 

@@ -110,7 +110,7 @@ class Ffhq256(nn.Module):
 
 
 _NETWORKS = {'faces64': (Faces64, 64), 'ffhq256': (Ffhq256, 256)}
-_made = {}
+_made: dict[str, torch.nn.Module] = {}
 
 
 def _network(name):

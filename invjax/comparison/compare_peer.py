@@ -7,6 +7,7 @@ Runs in an environment of its own with `torch` and `deepinv` (version 0.5).
 """
 
 import time
+from collections.abc import Callable
 
 import deepinv
 import numpy as np
@@ -45,7 +46,7 @@ class Prior(DiffUNet):
         return self.network(x, timesteps)
 
 
-_loaded = {}
+_loaded: dict[str, torch.nn.Module] = {}
 
 
 def load(weights):
@@ -166,7 +167,7 @@ def _diffpir(prior, physics, num_steps, **settings):
 
 
 _METHODS = {'dps': _dps, 'ddrm': _ddrm, 'diffpir': _diffpir}
-_ANSWERS = {
+_ANSWERS: dict[str, Callable] = {
     'load': load,
     'predict': predict,
     'measure': measure,

@@ -56,12 +56,16 @@ def start(
             f'--peer must be a Python, got {python!r} ({error.strerror}).'
         ) from None
 
+    # Both are pipes, as was asked for.
+    questions, answers = process.stdin, process.stdout
+    assert questions is not None and answers is not None
+
     def ask(**question):
         # A process that has stopped cannot be written to, and says no more.
         with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(json.dumps(question) + '\n')
-            process.stdin.flush()
-        line = process.stdout.readline()
+            questions.write(json.dumps(question) + '\n')
+            questions.flush()
+        line = answers.readline()
         if not line:
             raise ValueError(f'{python} stopped; what it said is above.')
         answer = json.loads(line)
@@ -71,7 +75,7 @@ def start(
 
     with process:
         try:
-            if process.stdout.readline().strip() != json.dumps('ready'):
+            if answers.readline().strip() != json.dumps('ready'):
                 raise ValueError(
                     f'{python} cannot import {packages}; install what is '
                     'missing there.'
@@ -79,7 +83,7 @@ def start(
             yield ask
         finally:
             with contextlib.suppress(BrokenPipeError):
-                process.stdin.close()
+                questions.close()
 
 
 def state_dict(params: dict, network) -> dict[str, np.ndarray]:

@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from invjax.comparison import peer
@@ -60,7 +59,9 @@ class Deepinv:
         """
         path = self._folder / 'weights.npz'
         tensors = peer.state_dict(prior.params, prior.network)
-        named = {peer.faces64_name(n): array for n, array in tensors.items()}
+        named: dict[str, Any] = {
+            peer.faces64_name(n): array for n, array in tensors.items()
+        }
         np.savez(path, **named)
         return self._ask(do='load', weights=str(path))['versions']
 
@@ -127,7 +128,7 @@ class Deepinv:
         return str(path)
 
 
-def operator_arrays(operator) -> dict[str, jax.typing.ArrayLike]:
+def operator_arrays(operator) -> dict[str, Any]:
     """What the peer builds its operator from.
 
     Raises:

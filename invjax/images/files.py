@@ -15,7 +15,6 @@ import warnings
 import zlib
 
 import numpy as np
-import tifffile
 from PIL import (
     ExifTags,
     Image,
@@ -293,7 +292,8 @@ def of_pillow(image: Image.Image, path) -> Raw:
 def _samples(image, tiles, path) -> tuple[np.ndarray, float | None, str | None]:
     """Pixels, (H, W, S), with what `Raw` calls `full` and `alpha`."""
     mode = image.mode
-    full, alpha = 255.0, None
+    full: float | None = 255.0
+    alpha: str | None = None
     if mode in _CONVERTED:
         pixels = np.asarray(_to_rgb(image))
     elif mode in ('P', 'PA'):
@@ -361,12 +361,14 @@ def _upright(image) -> tuple[Image.Image, str]:
 def _to_rgb(image) -> Image.Image:
     if image.mode != 'LAB':
         return image.convert('RGB')
-    return ImageCms.profileToProfile(
+    converted = ImageCms.profileToProfile(
         image,
         ImageCms.createProfile('LAB'),
         ImageCms.createProfile('sRGB'),
         outputMode='RGB',
     )
+    assert converted is not None  # As it is only where it works in place.
+    return converted
 
 
 def _kind(pixels, alpha, mode='') -> str:
@@ -400,7 +402,7 @@ def _of_tiff(path) -> Raw:
     image = None
     with contextlib.suppress(Exception):
         image = Image.open(path, formats=('TIFF',))
-    if image is None:
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return _of_tifffile(path)
     with image:
         _check_size(path, image.height, image.width)
@@ -425,6 +427,8 @@ def _of_tiff(path) -> Raw:
 
 
 def _of_tifffile(path) -> Raw:
+    import tifffile
+
     photometric = tifffile.PHOTOMETRIC
     with tifffile.TiffFile(path) as tiff:
         page = tiff.pages.first
@@ -442,8 +446,10 @@ def _of_tifffile(path) -> Raw:
             photometric.RGB,
         ):
             raise Refusal(
+                # A number that TIFF does not know has no name.
                 f'{path} has more than 8 bits in the colours '
-                f'{page.photometric.name}; only grey and RGB are read.'
+                f'{getattr(page.photometric, "name", page.photometric)}; only '
+                'grey and RGB are read.'
             )
         _check_segments(page, path)
         pixels = page.asarray(maxworkers=1)
@@ -481,6 +487,8 @@ def _of_tifffile(path) -> Raw:
 
 def _check_segments(page, path) -> None:
     """Refuse a TIFF that is not whole; tifffile would fill what is missing."""
+    import tifffile
+
     end = os.path.getsize(path)
     parts = list(zip(page.dataoffsets, page.databytecounts, strict=True))
     is_whole = all(

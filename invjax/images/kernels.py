@@ -11,7 +11,7 @@ def read_blur_kernel(path, flip: bool = False) -> Reading:
 
     It is a picture with black for no light, upright: light that lies right of
     its centre lands right of where it came from (a convolution). Values are
-    shares of the light as they are, without a gamma curve, and are divided by
+    fractions of the light as they are, without a gamma curve, and are divided by
     their sum. Transparent pixels let no light through.
 
     Args:

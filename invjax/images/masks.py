@@ -1,7 +1,6 @@
 """Masks: which pixels of a measurement are observed, read from any picture."""
 
 import numpy as np
-from scipy import ndimage
 
 from invjax.images import files
 from invjax.images.pictures import Reading
@@ -26,9 +25,9 @@ _COLOUR = 1 / 16
 # How far a paint's own channels lie above the others: in the middle of it, and
 # beside it, where paint and picture are mixed.
 _PAINTED, _TINTED = 0.4, 0.1
-# A part of a measurement is blank if this share of its pixels lies close to its
+# A part of a measurement is blank if this fraction of its pixels lies close to its
 # median, in [-1, 1] units: JPEG and soft edges move a few. With less than the
-# smaller share it is a picture.
+# smaller fraction it is a picture.
 _BLANK_WIDTH, _BLANK_SHARE, _PICTURE_SHARE = 0.1, 0.95, 0.75
 
 
@@ -152,6 +151,8 @@ def _not_painted(raw, paint, path):
     excess = colours[..., bright].min(-1) - colours[..., others].max(-1)
     excess /= max(colours.max(), 1e-12)
     painted = excess > _PAINTED
+    from scipy import ndimage
+
     beside = ndimage.binary_dilation(painted, np.ones((3, 3)))
     tinted = beside & ~painted & (excess > _TINTED)
     how = f'{paint} is missing'

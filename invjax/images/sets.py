@@ -124,7 +124,9 @@ def _of_files(name, image_shape, first, number, value_range) -> PictureSet:
 
 def list_pictures(folder) -> tuple[list[pathlib.Path], dict[str, int]]:
     """The pictures in a folder, ordered, and the number of others by suffix."""
-    found, passed_over, seen = [], {}, set()
+    found: list[pathlib.Path] = []
+    passed_over: dict[str, int] = {}
+    seen = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         # A link may lead back to where it lies.
         real = os.path.realpath(place)

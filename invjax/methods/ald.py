@@ -19,7 +19,7 @@ x is handed from one level to the next as it is, so noise falls no faster than
 Langevin dynamics takes it off, and levels must not be far apart. Timesteps that
 are evenly spaced are, at the small levels: of 50, the last step is from 0.08 to
 0.01. Hence N steps take N levels of a geometric sequence, as in Song and Ermon,
-from the prior's largest to its smallest; a step's level is that of its share of
+from the prior's largest to its smallest; a step's level is that of its fraction of
 the way from T - 1 to 0, and not that of its timestep.
 
 `score_ald` is this likelihood as the project's paper uses it: added to ancestral
@@ -42,7 +42,7 @@ class ALD(Method):
     Attributes:
         langevin_steps: () a level, each a pass through the network. All numbers
             may be traced.
-        langevin_size: () their size as a share of the variance along the
+        langevin_size: () their size as a fraction of the variance along the
             steepest direction; above 0, stable below 2.
         gamma: () gamma_t / sigma_t; infinity gives the measurement no weight.
         transition: of it, only `clip` is read; the step is the method's own.

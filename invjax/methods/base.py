@@ -45,6 +45,9 @@ class Method(Settings):
     has_own_step: ClassVar[bool] = False
     # Whether how often it evaluates the prior depends on what it sees.
     stops_by_value: ClassVar[bool] = False
+    # Numbers that are read with one value of a choice alone: name to the
+    # choice and that value.
+    only_with: ClassVar[Mapping[str, tuple[str, str]]] = {}
     # Values of hyperparameters that `tune` goes over where no grid is given.
     tuning_grid: ClassVar[Mapping[str, tuple[float, ...]]] = {}
     # Settings that `validate` tries on the closed-form posteriors.
@@ -111,7 +114,7 @@ class Method(Settings):
         """Its own fields and their defaults, without the transition's."""
         return {
             field.name: field.default
-            for field in dataclasses.fields(cls)  # type: ignore[arg-type]
+            for field in dataclasses.fields(cls)
             if field.name != 'transition'
         }
 
@@ -153,6 +156,18 @@ class Method(Settings):
                 raise ValueError(
                     f'{cls.name} has no hyperparameter {name!r}; it has '
                     f'{", ".join(cls.setting_names())}.'
+                )
+
+    def check_read(self, names) -> None:
+        """Refuse, with a ValueError, settings that its choices leave unread."""
+        for name in names:
+            if name not in self.only_with:
+                continue
+            field, value = self.only_with[name]
+            if getattr(self, field) != value:
+                raise ValueError(
+                    f'{name} of {self.name} is read with {field}={value} '
+                    f'alone, and {field} is {getattr(self, field)}.'
                 )
 
     def settings(self) -> dict[str, Any]:
@@ -252,7 +267,7 @@ def renoise(
     Args:
         x_t, x_0: (H, W, C).
         step: a row of Steps.
-        mix: () share of fresh noise, 0 (DDIM) to 1 (independent of x_t).
+        mix: () fraction of fresh noise, 0 (DDIM) to 1 (independent of x_t).
         noise: (H, W, C), standard normal.
     """
     eps = x_t - jnp.sqrt(step.alpha_bar_t) * x_0

@@ -12,7 +12,7 @@ Q is diagonal in the basis of A's spectrum: with n = (noise_std / s)^2 it is
     q = w sigma^3 / ((1 + sigma^2) ((1 + n) sigma^2 + n)).
 
 The part that is linear in u is integrated exactly, as is what multiplies eps and
-j, which are held over the step. With L the integral of q,
+j, which are constant over the step. With L the integral of q,
 
     u_s = D x0_hat + (1 - D) A^+ y + sigma_s eps - K j,   D = exp(L_s - L_t),
     K = integral from sigma_s to sigma_t of exp(L_s - L) w sigma^2 / (1 + sigma^2).
@@ -39,7 +39,7 @@ class CPiGDM(Method):
     Attributes:
         strength: () w, 0 or more; the authors' scripts have 2, from a start at
             the pseudo-inverse. May be traced, as the next.
-        mix: () share of fresh noise, 0 (the flow, as in the paper) to 1.
+        mix: () fraction of fresh noise, 0 (the flow, as in the paper) to 1.
         transition: of it, only `clip` is read; the step is the method's own.
     """
 
@@ -67,14 +67,15 @@ class CPiGDM(Method):
             )
             return jnp.exp(self.strength * seen * difference)
 
-        def held(sigma):
+        def integrand(sigma):
             return remaining(sigma) * self.strength * sigma**2 / (1 + sigma**2)
 
         kept = remaining(sigma_t)
         half = (sigma_t - sigma_s) / 2
         nodes = sigma_s + half * (1 + _NODES)
         factor = half * sum(
-            w * held(sigma) for w, sigma in zip(_WEIGHTS, nodes, strict=True)
+            w * integrand(sigma)
+            for w, sigma in zip(_WEIGHTS, nodes, strict=True)
         )
         # A^+ (y - A x0_hat), in the basis.
         missing = inverse * spectrum.of_y(problem.residual(x0_hat))

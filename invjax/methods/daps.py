@@ -19,6 +19,8 @@ has 100 steps of a fixed size that is annealed by hand, and a likelihood of a wi
 of its own (tau, 0.01) in place of the measurement's sigma.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -37,7 +39,7 @@ class DAPS(Method):
         spread: () factor of r_t, above 0. All numbers may be traced.
         flow_steps: () steps of the probability flow: network passes a level.
         langevin_steps: () of `langevin`.
-        langevin_size: () its step as a share of the variance along the
+        langevin_size: () its step as a fraction of the variance along the
             steepest direction; above 0, stable below 2.
         draw: one of `exact` and `langevin`.
         transition: of it, only `clip` is read; the step is the method's own.
@@ -46,6 +48,10 @@ class DAPS(Method):
     name = 'daps'
     needs = LinearOperator
     has_own_step = True
+    only_with = {  # noqa: RUF012
+        'langevin_steps': ('draw', 'langevin'),
+        'langevin_size': ('draw', 'langevin'),
+    }
 
     spread: Number = positive(1.0)
     flow_steps: Number = count(1)
@@ -91,7 +97,7 @@ class DAPS(Method):
         x_0, solver_residual = clean(problem)
         x_s = diffuse(x_0, step.alpha_bar_s, noise)
         nothing = nothing_measured(x_t.shape)
-        nothing = nothing.replace(noise_std=problem.noise_std)
+        nothing = dataclasses.replace(nothing, noise_std=problem.noise_std)
         plain_x_0, _ = clean(nothing)
         plain = diffuse(plain_x_0, step.alpha_bar_s, noise)
         info = observe(x_t, x0_hat, plain, x_s - plain, problem)

@@ -13,7 +13,7 @@ time). Without noise the two are one.
 With `travel` above 1 each step is undone by fresh noise and taken again: their
 time travel with a length of one step. In the authors' code (wyhuai/DDNM,
 `functions/svd_ddnm.py`) it is x0_hat that is noised anew and not x_s, and the step
-is no ancestral one: of the noise of x_s a share eta = 0.85 is fresh, and the rest
+is no ancestral one: of the noise of x_s a fraction eta = 0.85 is fresh, and the rest
 the predicted one.
 """
 
@@ -80,10 +80,10 @@ def _noise_aware(x0_hat, noise, step, problem):
     weight = step.beta * jnp.sqrt(step.alpha_bar_s) / step.noise_var_t
     carried = weight * problem.noise_std * inverse
     std = jnp.sqrt(step.posterior_variance)
-    share = jnp.where(carried > std, std / jnp.where(seen, carried, 1), 1.0)
+    gain = jnp.where(carried > std, std / jnp.where(seen, carried, 1), 1.0)
     # A noiseless measurement carries none, and the division is not used.
-    share = jnp.where(carried > 0, share, 1.0)
+    gain = jnp.where(carried > 0, gain, 1.0)
     difference = spectrum.of_y(problem.y) - singular * spectrum.of_x(x0_hat)
-    corrected = x0_hat + spectrum.to_x(share * inverse * difference)
-    missing = jnp.sqrt(jnp.maximum(std**2 - (share * carried) ** 2, 0.0))
+    corrected = x0_hat + spectrum.to_x(gain * inverse * difference)
+    missing = jnp.sqrt(jnp.maximum(std**2 - (gain * carried) ** 2, 0.0))
     return corrected, spectrum.to_x(missing * spectrum.of_x(noise))

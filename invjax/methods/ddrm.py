@@ -3,8 +3,8 @@
 In the variance-exploding frame, x_t / sqrt(alpha_bar_t) has noise of variance
 sigma_t^2 = (1 - alpha_bar_t) / alpha_bar_t. Each singular direction of A is
 denoised for itself (their eq. 7 and 8): where it is not measured, or measured
-worse than x_s will be, from x_t or y with a share eta of fresh noise; where it
-is measured better, from y with a share eta_b.
+worse than x_s will be, from x_t or y with a fraction eta of fresh noise; where it
+is measured better, from y with a fraction eta_b.
 """
 
 import jax
@@ -19,7 +19,7 @@ class DDRM(Method):
     """Denoising in the basis that diagonalises the operator.
 
     Attributes:
-        eta_a: () share of fresh noise, 0 to 1; the paper's eta, 0.85. May be
+        eta_a: () fraction of fresh noise, 0 to 1; the paper's eta, 0.85. May be
             traced, as the next.
         eta_b: () weight of the measurement where it is better than x_s.
         transition: of it, only `clip` is read; the step is the method's own.
@@ -37,9 +37,9 @@ class DDRM(Method):
         spectrum = problem.operator.spectrum()
         y_bar, y_std = _measured(spectrum, problem)
         sigma = jnp.sqrt(steps.noise_var_t[0] / steps.alpha_bar_t[0])
-        told = y_std < sigma
-        std = jnp.sqrt(jnp.where(told, sigma**2 - y_std**2, sigma**2))
-        x = jnp.where(told, y_bar, 0) + std * spectrum.of_x(noise)
+        known = y_std < sigma
+        std = jnp.sqrt(jnp.where(known, sigma**2 - y_std**2, sigma**2))
+        x = jnp.where(known, y_bar, 0) + std * spectrum.of_x(noise)
         return jnp.sqrt(steps.alpha_bar_t[0]) * spectrum.to_x(x), ()
 
     def update(self, key, x_t, state, step, problem, prior):

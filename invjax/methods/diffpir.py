@@ -32,7 +32,7 @@ class DiffPIR(Method):
             the next. The usual 7 goes with sigma in [0, 1] units beside an s_t
             in [-1, 1] units, as in deepinv 0.5; here both are in the latter, so
             that a quarter of it is the same weight.
-        mix: () share of fresh noise, 0 to 1.
+        mix: () fraction of fresh noise, 0 to 1.
         transition: of it, only `clip` is read; the step is the method's own.
     """
 

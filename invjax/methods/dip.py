@@ -14,7 +14,7 @@ window and a patience, which are as hard to choose as a number of iterations.)
 
 The image x is the outputs' exponential average, as in the authors' code, and
 its residual is what counts for stopping. That code (DmitryUlyanov/
-deep-image-prior) averages more slowly, with a share of 0.99, adds fresh noise to
+deep-image-prior) averages more slowly, with a weight of 0.99, adds fresh noise to
 the fixed numbers in each iteration, has five levels of 128 channels, and stops
 after a number of iterations that is chosen for the picture.
 
@@ -28,7 +28,6 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 
 from invjax.methods.base import Method, observe
 from invjax.settings import (
@@ -62,7 +61,7 @@ class DIP(Method):
     Attributes:
         learning_rate: () of Adam, above 0. All numbers may be traced.
         iterations: () of Adam, a row.
-        average: () share of the old image in the new one, 0 to 1; at 0 it is
+        average: () weight of the old image in the new one, 0 to 1; at 0 it is
             the network's output, and at 1 the first one for ever.
         discrepancy: () of the residual where it stops, in units of its
             expectation; at 0 it goes on.
@@ -82,6 +81,8 @@ class DIP(Method):
     def start(self, key, problem, steps):
         del steps
         key_code, key_weights = jax.random.split(key)
+        import optax
+
         height, width, _ = problem.image_shape
         code = _CODE_RANGE * jax.random.uniform(
             key_code, (height, width, _CODE_CHANNELS)
@@ -93,6 +94,8 @@ class DIP(Method):
         )
 
     def update(self, key, x, state, step, problem, prior):
+        import optax
+
         del key, step, prior
         network = _network(problem, self.channels)
         optimiser = optax.adam(self.learning_rate)

@@ -61,6 +61,7 @@ class FastDIPS(Method):
     name = 'fast_dips'
     has_own_step = True
     tuning_grid = {'rho': (20.0, 60.0, 200.0, 600.0)}  # noqa: RUF012
+    only_with = {'epsilon': ('radius', 'fixed')}  # noqa: RUF012
 
     rho: Number = positive(200.0)
     rounds: Number = count(3)
@@ -131,5 +132,5 @@ class FastDIPS(Method):
 def _into_ball(w, centre, radius):
     """The point nearest to w with ||point - centre|| <= radius."""
     distance = jnp.linalg.norm(w - centre)
-    share = radius / jnp.maximum(distance, 1e-12)
-    return jnp.where(distance <= radius, w, centre + share * (w - centre))
+    scale = radius / jnp.maximum(distance, 1e-12)
+    return jnp.where(distance <= radius, w, centre + scale * (w - centre))

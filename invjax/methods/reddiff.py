@@ -17,7 +17,6 @@ image, a weight there acts as m / n of it does here.
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from invjax.diffusion import diffuse
 from invjax.methods.base import Method, observe
@@ -41,6 +40,8 @@ class REDDiff(Method):
     weight: Number = not_negative(0.25)
 
     def _optimiser(self):
+        import optax
+
         return optax.adam(self.learning_rate, b1=0.9, b2=0.99)
 
     def start(self, key, problem, steps):
@@ -60,7 +61,7 @@ class REDDiff(Method):
             mu
         )
         change, state = self._optimiser().update(by_prior + by_data, state)
-        moved = optax.apply_updates(mu, change)
+        moved = mu + change
         if self.transition.clip:
             moved = jnp.clip(moved, -1, 1)
         info = observe(mu, x0_hat, moved, by_data, problem)

@@ -19,7 +19,6 @@ of guidance after each level, which is left out here.
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from invjax.diffusion import diffuse
 from invjax.methods.base import Method, observe
@@ -49,6 +48,8 @@ class SITCOM(Method):
     delta: Number = not_negative(1.02)
 
     def update(self, key, x_t, state, step, problem, prior):
+        import optax
+
         optimiser = optax.adam(self.learning_rate)
         stop_at = self.delta * problem.expected_residual_norm()
         max_steps = jnp.asarray(self.inner_steps, jnp.int32)

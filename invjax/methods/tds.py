@@ -86,8 +86,8 @@ class TDS(Method):
             std * gradient * noise + (std * gradient) ** 2 / 2,
             axis=(1, 2, 3),
         )
-        infos = jax.vmap(lambda *args: observe(*args, problem))(
-            x_t, x0_hat, plain, x_s - plain
+        infos = jax.vmap(observe, in_axes=(0, 0, 0, 0, None))(
+            x_t, x0_hat, plain, x_s - plain, problem
         )
         info = jax.tree.map(jnp.mean, infos)
         info = info._replace(solver_residual=jnp.max(left))
@@ -114,6 +114,6 @@ def _log_likelihood(problem, x0_hat, variance, noise_var):
 def _resample(key, log_weights):
     """Indices by systematic resampling: one uniform number for all."""
     number = len(log_weights)
-    shares = jnp.cumsum(jax.nn.softmax(log_weights))
+    cumulative = jnp.cumsum(jax.nn.softmax(log_weights))
     places = (jnp.arange(number) + jax.random.uniform(key)) / number
-    return jnp.minimum(jnp.searchsorted(shares, places), number - 1)
+    return jnp.minimum(jnp.searchsorted(cumulative, places), number - 1)

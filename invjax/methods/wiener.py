@@ -70,7 +70,7 @@ class Wiener(Method):
     """The mean of x_0 given x_t and y, with C_t for its covariance.
 
     Attributes:
-        mix: () share of fresh noise, 0 to 1. May be traced, as the next.
+        mix: () fraction of fresh noise, 0 to 1. May be traced, as the next.
         spread: () factor of the standard deviation of clean images, above 0.
         transition: of it, only `clip` is read; the step is the method's own.
     """

@@ -6,12 +6,13 @@ clipped first, by every image metric: what is judged is the picture that a PNG
 file would show.
 """
 
-import dm_pix
 import jax
 import jax.numpy as jnp
 
+from invjax.types import Array
 
-def psnr(x: jax.Array, reference: jax.Array) -> jax.Array:
+
+def psnr(x: Array, reference: Array) -> jax.Array:
     """Peak signal-to-noise ratio in decibels; higher is better.
 
         PSNR = -10 log10 mean((x' - reference')^2),   x' = (x + 1) / 2,
@@ -28,13 +29,15 @@ def psnr(x: jax.Array, reference: jax.Array) -> jax.Array:
             not float.
     """
     check_pair(x, reference)
+    import dm_pix
+
     return dm_pix.psnr(_unit_range(x), _unit_range(reference))
 
 
 SSIM_WINDOW = 11
 
 
-def ssim(x: jax.Array, reference: jax.Array) -> jax.Array:
+def ssim(x: Array, reference: Array) -> jax.Array:
     """Structural similarity (Wang et al., 2004), at most 1; higher is better.
 
     The paper's constants: a Gaussian window of 11 x 11 pixels with standard
@@ -52,6 +55,8 @@ def ssim(x: jax.Array, reference: jax.Array) -> jax.Array:
     """
     check_pair(x, reference)
     check_side('SSIM', x, SSIM_WINDOW)
+    import dm_pix
+
     return dm_pix.ssim(
         _unit_range(x), _unit_range(reference), filter_size=SSIM_WINDOW
     )
@@ -82,7 +87,7 @@ def chi_square(
     return jnp.where(expected > 0, total / expected, jnp.nan)
 
 
-def check_pair(x: jax.Array, reference: jax.Array) -> None:
+def check_pair(x: Array, reference: Array) -> None:
     if x.ndim != 3 or x.shape != reference.shape:
         raise ValueError(
             'A metric needs two images of one shape (H, W, C), got '
@@ -95,7 +100,7 @@ def check_pair(x: jax.Array, reference: jax.Array) -> None:
             )
 
 
-def check_side(metric: str, x: jax.Array, min_side: int) -> None:
+def check_side(metric: str, x: Array, min_side: int) -> None:
     height, width, _ = x.shape
     if min(height, width) < min_side:
         raise ValueError(
@@ -104,10 +109,10 @@ def check_side(metric: str, x: jax.Array, min_side: int) -> None:
         )
 
 
-def clip(x: jax.Array) -> jax.Array:
+def clip(x: Array) -> jax.Array:
     return jnp.clip(jnp.asarray(x, jnp.float32), -1.0, 1.0)
 
 
-def _unit_range(x: jax.Array) -> jax.Array:
+def _unit_range(x: Array) -> jax.Array:
     """Map [-1, 1] to [0, 1]."""
     return (clip(x) + 1.0) / 2.0

@@ -25,7 +25,7 @@ import itertools
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 import flax
 import jax
@@ -135,7 +135,7 @@ class LPIPS:
                 self.heads, self.taps(x), self.taps(reference), strict=True
             )
         ]
-        return sum(distances)
+        return sum(distances, start=jnp.zeros(()))
 
     def taps(self, x: jax.Array) -> list[jax.Array]:
         """Return the features F_l, (H_l, W_l, C_l), after each stage's ReLU."""
@@ -242,7 +242,7 @@ def _find_vgg() -> dict[str, np.ndarray]:
     if _VGG_FILE.is_file():
         return _read_npz(_VGG_FILE)
     package = importlib.util.find_spec(_VGG_PACKAGE)
-    if package is not None:
+    if package is not None and package.submodule_search_locations:
         (folder,) = package.submodule_search_locations
         return read_arrays(pathlib.Path(folder) / 'weights' / 'vgg16.ckpt')
     try:
@@ -261,7 +261,7 @@ def _find_vgg() -> dict[str, np.ndarray]:
     return _read_hub(trunk, heads)
 
 
-def _read_npz(file: pathlib.Path | BinaryIO) -> dict[str, np.ndarray]:
+def _read_npz(file: pathlib.Path | IO[bytes]) -> dict[str, np.ndarray]:
     with np.load(file) as arrays:
         return dict(arrays)
 

@@ -8,8 +8,8 @@ import numpy as np
 class Estimate(NamedTuple):
     """A mean over images, and its standard error."""
 
-    mean: np.ndarray
-    standard_error: np.ndarray
+    mean: np.ndarray | np.float64
+    standard_error: np.ndarray | np.float64
 
 
 def mean_and_standard_error(values: np.typing.ArrayLike) -> Estimate:

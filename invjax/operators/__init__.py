@@ -120,7 +120,7 @@ def check_names(task: str, names: Iterable[str]) -> None:
 
 
 def make_operator(
-    task: str, key: jax.Array, image_shape: tuple[int, int, int], **kwargs
+    task: str, key: jax.Array, image_shape: tuple[int, ...], **kwargs
 ) -> Operator:
     """The operator of a task for one image.
 

@@ -6,11 +6,12 @@ photograph has no such edges: what lies beside it was blurred into it. There the
 pixels count whose light came from inside alone (`inner_convolution`).
 """
 
+from typing import Literal
+
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.ndimage
 
 from invjax.operators.base import BaseOperator, Composition, compose
 from invjax.operators.bounds import check_number, check_sides, check_whole
@@ -31,7 +32,27 @@ def gaussian_kernel(size: int, std: float) -> np.ndarray:
     """
     impulse = np.zeros(size)
     impulse[size // 2] = 1
-    return scipy.ndimage.gaussian_filter1d(impulse, std)
+    return _smoothed(impulse, std, 'symmetric')
+
+
+def _smoothed(
+    x: np.ndarray, std: float, beyond: Literal['constant', 'symmetric']
+) -> np.ndarray:
+    """A Gaussian filter along the first axis, cut at 4 std, in float64.
+
+    Args:
+        x: (N, ...).
+        std: above 0, in steps of the axis.
+        beyond: what lies beyond the ends, as `np.pad` calls it.
+    """
+    radius = int(4 * std + 0.5)
+    weights = np.exp(-((np.arange(-radius, radius + 1) / std) ** 2) / 2)
+    beside = [(0, 0)] * (x.ndim - 1)
+    padded = np.pad(x, [(radius, radius), *beside], mode=beyond)
+    windows = np.lib.stride_tricks.sliding_window_view(
+        padded, len(weights), axis=0
+    )
+    return windows @ (weights / weights.sum())
 
 
 def blur_matrix(kernel: np.ndarray, length: int) -> np.ndarray:
@@ -93,8 +114,8 @@ def gaussian_deblur(
         rows=Factor.from_matrix(rows),
         columns=Factor.from_matrix(columns),
         parameters={
-            'blur_size': jnp.asarray(blur_size, jnp.int32),
-            'blur_std': jnp.asarray(blur_std, jnp.float32),
+            'blur_size': jax.device_put(np.int32(blur_size)),
+            'blur_std': jax.device_put(np.float32(blur_std)),
         },
         kind='GaussianBlur',
         num_channels=num_channels,
@@ -123,34 +144,34 @@ class Convolution(BaseOperator):
     def forward(self, x: jax.Array) -> jax.Array:
         """Map an image, (H, W, C), to its measurement, (H, W, C)."""
         self.check_image(x)
-        return _from_waves(self.transfer * _waves(x))
+        return _from_fourier(self.transfer * _fourier(x))
 
     def adjoint(self, y: jax.Array) -> jax.Array:
         """Map (H, W, C) back to (H, W, C) by A^T: correlation."""
         self.check_measurement(y)
-        return _from_waves(self.transfer.conj() * _waves(y))
+        return _from_fourier(self.transfer.conj() * _fourier(y))
 
     def pinv(self, y: jax.Array) -> jax.Array:
         """Map (H, W, C) to the least-norm image that measures to it.
 
         Waves that are let through by less than a thousandth of the largest
-        share count as stopped.
+        gain count as stopped.
         """
         self.check_measurement(y)
-        share = jnp.abs(self.transfer)
-        kept = share > 1e-3 * jnp.max(share)
+        gain = jnp.abs(self.transfer)
+        kept = gain > 1e-3 * jnp.max(gain)
         inverse = kept / jnp.where(kept, self.transfer, 1)
-        return _from_waves(inverse * _waves(y))
+        return _from_fourier(inverse * _fourier(y))
 
     def spectrum(self) -> Spectrum:
-        """Its decomposition; coefficients are waves, (H, W, C) complex."""
-        share = jnp.abs(self.transfer)
-        phase = self.transfer / jnp.where(share > 0, share, 1)
+        """Its decomposition; coefficients are Fourier's, (H, W, C) complex."""
+        gain = jnp.abs(self.transfer)
+        phase = self.transfer / jnp.where(gain > 0, gain, 1)
         return Spectrum(
-            of_x=_waves,
-            to_x=_from_waves,
-            of_y=lambda y: phase.conj() * _waves(y),
-            singular=share,
+            of_x=_fourier,
+            to_x=_from_fourier,
+            of_y=lambda y: phase.conj() * _fourier(y),
+            singular=gain,
         )
 
     def describe(self) -> dict:
@@ -159,12 +180,12 @@ class Convolution(BaseOperator):
         return {'kind': 'Convolution', **values}
 
 
-def _waves(x):
+def _fourier(x):
     return jnp.fft.fft2(x, axes=(0, 1), norm='ortho')
 
 
-def _from_waves(waves):
-    return jnp.fft.ifft2(waves, axes=(0, 1), norm='ortho').real
+def _from_fourier(coefficients):
+    return jnp.fft.ifft2(coefficients, axes=(0, 1), norm='ortho').real
 
 
 def motion_kernel(key: jax.Array, size: int, intensity: float) -> np.ndarray:
@@ -190,13 +211,14 @@ def motion_kernel(key: jax.Array, size: int, intensity: float) -> np.ndarray:
     path *= extent * (size - 3) / 2 / max(np.abs(path).max(), 1e-9)
     path += size // 2
     corner = np.floor(path).astype(int)
-    share = path - corner
+    offset = path - corner
     kernel = np.zeros((size, size))
     for i in (0, 1):
         for j in (0, 1):
-            weight = np.abs(1 - i - share[0]) * np.abs(1 - j - share[1])
+            weight = np.abs(1 - i - offset[0]) * np.abs(1 - j - offset[1])
             np.add.at(kernel, (corner[0] + i, corner[1] + j), weight)
-    kernel = scipy.ndimage.gaussian_filter(kernel, 0.5, mode='constant')
+    for _ in range(2):  # Rows, then columns.
+        kernel = _smoothed(kernel, 0.5, 'constant').T
     return kernel / kernel.sum()
 
 

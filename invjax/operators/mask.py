@@ -100,7 +100,7 @@ class Mask(BaseOperator):
         return self.mask
 
     def describe(self) -> dict:
-        """What is missing, as plain data: pixels, share of all, and where.
+        """What is missing, as plain data: pixels, fraction of all, and where.
 
         The place is the smallest box around all missing pixels, in pixels from
         the top left corner; bottom and right are the first ones outside.

@@ -59,7 +59,7 @@ class RandomProjection(BaseOperator):
         )
 
     def describe(self) -> dict:
-        """Its kind and share of measured numbers as plain data."""
+        """Its kind and fraction of measured numbers as plain data."""
         return {
             'kind': 'RandomProjection',
             'num_measured': int(np.sum(self.mask)),
@@ -85,7 +85,7 @@ def compressed_sensing(
     Args:
         key: of the signs and of the places.
         image_shape: (H, W, C).
-        keep_fraction: share of the numbers that are measured, to 1; the count
+        keep_fraction: fraction of the numbers that are measured, to 1; the count
             is exact, rounded to a whole number, and one or more.
 
     Raises:

@@ -45,7 +45,9 @@ class Factor(flax.struct.PyTreeNode):
             'right': right.T,
             'singular': np.pad(singular, (0, len(right) - len(singular))),
         }
-        return cls(**{n: jnp.asarray(v, jnp.float32) for n, v in parts.items()})
+        return cls(
+            **{n: jax.device_put(np.float32(v)) for n, v in parts.items()}
+        )
 
 
 class Separable(BaseOperator):

@@ -46,7 +46,8 @@ class Conv(nn.Module):
         x, bias = x.astype(self.dtype), bias.astype(self.dtype)
         if self.size == 3 and self.stride == 1:
             if self.is_mutable_collection('prepared'):
-                tile = winograd.best_tile(*x.shape, self.features)
+                height, width, inputs = x.shape
+                tile = winograd.best_tile(height, width, inputs, self.features)
                 if tile is not None:
                     prepared = winograd.prepare(kernel, tile)
                     self.put_variable('prepared', 'kernel', prepared)

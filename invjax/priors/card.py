@@ -154,7 +154,9 @@ class Card(Mapping):
                 and all(_same(settings.get(n), v) for n, v in own.items())
             ):
                 return Coverage(
-                    *there,
+                    entry['method'],
+                    entry['task'],
+                    str(entry['num_steps']),
                     int(entry['num_images']),
                     *(
                         tuple(map(float, entry[name]))

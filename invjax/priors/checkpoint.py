@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import invjax
 from invjax import hub, schedule
@@ -203,7 +204,10 @@ def load_prior(
     folder = _folder_of(str(prior), overrides)
     loaded = _restore(folder, dtype=dtype, remat=remat)
     if label is not None:
-        if getattr(loaded.network, 'num_classes', None) is None:
+        if (
+            not isinstance(loaded, NetworkPrior)
+            or loaded.network.num_classes is None
+        ):
             raise ValueError(
                 f'label must be left out, since {prior} tells no classes apart, '
                 f'got {label}.'
@@ -222,11 +226,12 @@ def _folder_of(prior: str, overrides: dict) -> pathlib.Path:
         )
     if prior in KNOWN_PRIORS:
         known = KNOWN_PRIORS[prior]
-        if known.is_embedded:
-            return _embedded(prior)
-        if known.filename is None:
+        if known.filename is not None:
+            weights = _fetch(prior, known, known.filename)
+            return _converted(weights, {}, prior)
+        if known.repository is not None:
             return _of_repository(known.repository, {}, prior)
-        return _converted(_fetch(prior, known), {}, prior)
+        return _embedded(prior)
     if is_kept:
         return path
     if path.is_file():
@@ -314,25 +319,25 @@ def _remedy(card: dict) -> list[str]:
     return ['it may not be trained, or be damaged']
 
 
-def _fetch(name: str, known: KnownPrior) -> pathlib.Path:
+def _fetch(name: str, known: KnownPrior, filename: str) -> pathlib.Path:
     """The weights of a known prior as a local file, downloaded if need be."""
-    placed = checkpoint_root() / known.filename
+    placed = checkpoint_root() / filename
     if placed.is_file():
         return placed
     if known.repository is None:
         raise ValueError(
-            f'{name} is on no hub; get {known.filename} ({known.size_mib} MiB) '
+            f'{name} is on no hub; get {filename} ({known.size_mib} MiB) '
             f'from {known.page} and put it at {placed}, or pass '
             '--prior=/path/to/it.'
         )
     try:
-        return pathlib.Path(hub.fetch(known.repository, known.filename))
+        return pathlib.Path(hub.fetch(known.repository, filename))
     except Exception as error:
         # Offline, behind a proxy, or gone: each has a class of its own, and
         # the user's way out is the same.
         raise ValueError(
             f'{name} could not be downloaded ({type(error).__name__}); get '
-            f'{known.filename} ({known.size_mib} MiB) from '
+            f'{filename} ({known.size_mib} MiB) from '
             f'https://huggingface.co/{known.repository} and put it at {placed}, '
             'or pass --prior=/path/to/it.'
         ) from error
@@ -342,7 +347,7 @@ def _converted(
     path: pathlib.Path, options: dict, name: str | None = None
 ) -> pathlib.Path:
     """The folder of a converted file; made if it is not there yet."""
-    known = KNOWN_PRIORS.get(name)
+    known = None if name is None else KNOWN_PRIORS.get(name)
     _check_options(options)
     sha256 = torch_file.file_sha256(path)
     if known is not None and known.sha256 not in (None, sha256):
@@ -522,8 +527,8 @@ def _prior(params: dict, card: Card, **fields) -> NetworkPrior | Denoiser:
     if card.get('rescale_timesteps'):
         fields['timestep_scale'] = 1000 / num_train_steps
     return NetworkPrior(
-        params=jax.tree.map(
-            lambda leaf: jnp.asarray(leaf, jnp.float32), params
+        params=jax.device_put(
+            jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params)
         ),
         network=convert.network_from_description(
             card['architecture'], **fields

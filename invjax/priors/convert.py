@@ -534,9 +534,10 @@ def _to_flax(array: np.ndarray) -> np.ndarray:
 
 def summary(params: dict) -> list[tuple[str, int, int]]:
     """(part, tensors, parameters) of a network, for a reader."""
-    counts = collections.defaultdict(lambda: [0, 0])
+    tensors: collections.Counter[str] = collections.Counter()
+    parameters: collections.Counter[str] = collections.Counter()
     for path, leaf in flax.traverse_util.flatten_dict(params).items():
         part = re.sub(r'_\d.*', '', path[0])
-        counts[part][0] += 1
-        counts[part][1] += leaf.size
-    return [(part, *count) for part, count in counts.items()]
+        tensors[part] += 1
+        parameters[part] += leaf.size
+    return [(part, tensors[part], parameters[part]) for part in tensors]

@@ -93,11 +93,15 @@ class Denoiser:
             parametrisation = PARAMETRISATIONS[parametrisation]
         if noise_levels is None:
             noise_levels = default_levels(parametrisation)
-        image_shape = tuple(int(size) for size in image_shape)
+        if len(image_shape) != 3:
+            raise ValueError(
+                f'image_shape must be (H, W, C), got {tuple(image_shape)}.'
+            )
+        height, width, channels = (int(size) for size in image_shape)
         prior = cls(
             params={} if params is None else params,
             network=_Function(function, params is not None),
-            image_shape=image_shape,
+            image_shape=(height, width, channels),
             parametrisation=parametrisation,
             noise_levels=noise_levels,
         )
@@ -106,7 +110,7 @@ class Denoiser:
 
     def bare(self) -> 'Denoiser':
         """Without its card: priors of one network share compiled programs."""
-        return self.replace(card=None)
+        return dataclasses.replace(self, card=None)
 
     def __repr__(self):
         """Two lines, and not the parameters."""
@@ -137,7 +141,7 @@ class Denoiser:
         """
         sizes.check(height, width, sizes.divisor(self.network))
         image_shape = height, width, self.image_shape[2]
-        sized = self.replace(image_shape=image_shape, prepared={})
+        sized = dataclasses.replace(self, image_shape=image_shape, prepared={})
         sized.check()
         return sized
 
@@ -171,7 +175,7 @@ class Denoiser:
         if isinstance(self.network, _Function):
             return self
         prepared = blocks.prepare(self.network, self.params, self.image_shape)
-        return self.replace(prepared=prepared)
+        return dataclasses.replace(self, prepared=prepared)
 
     def __call__(self, x_t: jax.Array, t: jax.typing.ArrayLike) -> Prediction:
         """Predict the noise in one image, (H, W, C).
@@ -215,9 +219,10 @@ class _Function:
 
 def default_levels(parametrisation: Parametrisation) -> _Levels:
     """The noise levels that networks of these coordinates are trained on."""
-    return {
+    levels: dict[str, _Levels] = {
         'vp': schedule.Betas(),
         've': schedule.Sigmas(),
         'edm': schedule.Sigmas(),
         'flow': schedule.FlowTimes(),
-    }[parametrisation.coordinates]
+    }
+    return levels[parametrisation.coordinates]

@@ -413,8 +413,8 @@ def levels_from_scheduler(
             )
         steps = scheduler.get('num_train_timesteps', 1000)
         how = Parametrisation('velocity', 'flow', 'flow', time_scale=steps)
-        levels = schedule.FlowTimes(steps, scheduler.get('shift', 1.0))
-        return how, levels, ''
+        times = schedule.FlowTimes(steps, scheduler.get('shift', 1.0))
+        return how, times, ''
     if kind.startswith('EDM'):
         return *_edm_levels(scheduler), ''
     if _BETA_SCHEDULERS.fullmatch(kind):

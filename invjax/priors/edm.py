@@ -156,7 +156,7 @@ def network_from_arguments(
         raise ValueError(
             f'{preconditioning} has no {" and no ".join(sorted(missing))}.'
         )
-    given = ({} if song else _DHARIWAL) | {
+    given: dict[str, Any] = ({} if song else _DHARIWAL) | {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in arguments.items()
         if name in _FIELDS

@@ -163,7 +163,7 @@ def _calls() -> dict:
 def _read_storage(content: np.ndarray) -> Storage:
     head = content[:32].tobytes()
     if torch_formats.is_zip(head):
-        file = io.BytesIO(content)
+        file = io.BytesIO(content.data)
         data, storage = torch_formats.open_zip('', file, content)
         value, _ = read_pickle(data, 0, storage)
     else:

@@ -8,10 +8,12 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from invjax import schedule
 from invjax.priors import (
@@ -62,7 +64,7 @@ def describe(prior: Denoiser) -> dict[str, Any]:
 
 
 def from_description(
-    description: dict[str, Any],
+    description: Mapping[str, Any],
     params: dict,
     dtype: jnp.dtype = jnp.float32,
     remat: bool = False,
@@ -83,8 +85,8 @@ def from_description(
     """
     network = _network(description).clone(dtype=dtype, remat=remat)
     return Denoiser(
-        params=jax.tree.map(
-            lambda leaf: jnp.asarray(leaf, jnp.float32), params
+        params=jax.device_put(
+            jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params)
         ),
         network=network,
         image_shape=tuple(description['image_shape']),

@@ -11,7 +11,7 @@ preferred; and what looks like one without being understood is refused.
 import functools
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -147,7 +147,8 @@ def find(
 def _all_tensors(content, tensor_type) -> list[_Found]:
     """Every tensor that nested containers hold, once, by its first path."""
     containers = (dict, list, tuple, Object)
-    found, visited = [], set()
+    found: list[_Found] = []
+    visited = set()
 
     def note(tensor, path):
         if len(found) == _MAX_TENSORS:
@@ -178,7 +179,7 @@ def _all_tensors(content, tensor_type) -> list[_Found]:
         if isinstance(value, dict):
             if {'state', 'param_groups'} <= value.keys():
                 return  # an optimiser's, which has averages of its own
-            items = value.items()
+            items: Iterable[tuple] = value.items()
         else:
             items = enumerate(value)
         for part, inner in items:
@@ -294,7 +295,7 @@ def _averages(
     all_must_be_understood: bool,
 ) -> list[Weights]:
     """Averages without names of their own, named after a network beside."""
-    groups = {}
+    groups: dict[str, list[_Found]] = {}
     for f in others:
         average = _average_in(f.name) if f.is_bulk else None
         if average is not None:

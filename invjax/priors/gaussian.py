@@ -22,8 +22,10 @@ samplers are tested against. Images are flattened there to D = H * W * C numbers
 row by row, channels last.
 """
 
+import abc
+import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypedDict
 
 import flax
 import jax
@@ -36,17 +38,34 @@ from invjax.diffusion import Prediction
 _ROUNDING = 1e-6
 
 
-class _Gaussian:
+class _Gaussian(abc.ABC):
     """What follows from f(Sigma), in whichever basis a subclass applies it.
 
     A subclass has the leaves `mean` (H, W, C), `alpha_bar` and `noise_var`,
-    both (T,), and the methods `apply`, `trace` and `dense`.
+    both (T,).
     """
+
+    mean: jax.Array
+    alpha_bar: np.ndarray
+    noise_var: jax.Array
+
+    @abc.abstractmethod
+    def apply(self, function: Callable, x: jax.Array) -> jax.Array:
+        """Map an image, (H, W, C), by f(Sigma), where f acts on eigenvalues."""
+
+    @abc.abstractmethod
+    def trace(self, function: Callable) -> jax.Array:
+        """Sum f over all D eigenvalues."""
+
+    @abc.abstractmethod
+    def dense(self, function: Callable) -> np.ndarray:
+        """Give f(Sigma) as a (D, D) float64 matrix."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C)."""
-        return self.mean.shape
+        height, width, channels = self.mean.shape
+        return height, width, channels
 
     def __call__(self, x_t: jax.Array, t: jax.typing.ArrayLike) -> Prediction:
         """Predict the noise in x_t, exactly.
@@ -443,7 +462,7 @@ class GaussianLikelihood:
             self.gain, surprise, precision=jax.lax.Precision.HIGHEST
         )
         mean = self.prior.mean + shift.reshape(self.prior.mean.shape)
-        return self.posterior.replace(mean=mean)
+        return dataclasses.replace(self.posterior, mean=mean)
 
     def score(
         self, x_t: jax.Array, t: jax.typing.ArrayLike, y: jax.Array
@@ -558,7 +577,7 @@ def _condition(prior, matrix, noise_std):
     left, s, right = np.linalg.svd(matrix @ root)
     # An operator computed in float32 has no exact zeros. Without noise its
     # rounding errors would count as perfect measurements.
-    seen = s > _ROUNDING * max(_largest(s), np.finfo(np.float32).tiny)
+    seen = s > _ROUNDING * max(_largest(s), float(np.finfo(np.float32).tiny))
     power = s**2 + noise_std**2
     shrinkage = np.divide(s, power, out=np.zeros_like(s), where=seen)
     gain = root @ (right[: s.size].T * shrinkage) @ left.T[: s.size]
@@ -567,7 +586,12 @@ def _condition(prior, matrix, noise_std):
     return gain, root @ (right.T * kept_std)
 
 
-def _schedule(alpha_bar: np.ndarray) -> dict[str, np.ndarray | jax.Array]:
+class _Schedule(TypedDict):
+    alpha_bar: np.ndarray
+    noise_var: jax.Array
+
+
+def _schedule(alpha_bar: np.ndarray) -> _Schedule:
     """Give the two leaves that every closed-form prior keeps of a schedule."""
     alpha_bar = np.asarray(alpha_bar, np.float64)
     if alpha_bar.ndim != 1 or not np.all((alpha_bar > 0) & (alpha_bar < 1)):

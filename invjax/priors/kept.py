@@ -26,7 +26,6 @@ import time
 import flax.traverse_util
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from invjax.priors import convert, families
 from invjax.priors.excerpts import excerpt
@@ -96,6 +95,8 @@ def write(
         if shutil.disk_usage(folder).free < num_bytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         try:
+            import orbax.checkpoint as ocp
+
             with _without_log(), ocp.PyTreeCheckpointer() as checkpointer:
                 checkpointer.save(private / 'params', params)
         except Exception:
@@ -363,6 +364,8 @@ def read(folder: pathlib.Path) -> tuple[dict, dict]:
 
 
 def _read_params(folder: pathlib.Path, shapes: dict) -> dict:
+    import orbax.checkpoint as ocp
+
     with ocp.PyTreeCheckpointer() as checkpointer:
         metadata = checkpointer.metadata(folder).item_metadata
         # Before it is read, since a damaged shape may ask for any memory.

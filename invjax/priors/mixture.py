@@ -14,8 +14,9 @@ becomes its own posterior, and its weight is multiplied by its evidence
     p(y | k) = N(y; A mu_k, A Sigma_k A^T + noise_std^2 I).
 """
 
+import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax
 import jax
@@ -46,7 +47,8 @@ class MixturePrior:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C)."""
-        return self.components.mean.shape[1:]
+        _, height, width, channels = self.components.mean.shape
+        return height, width, channels
 
     @classmethod
     def from_components(
@@ -86,9 +88,9 @@ class MixturePrior:
             for component in components
         ):
             raise ValueError('components must have the same alpha_bar.')
+        none: dict[str, Any] = {'alpha_bar': None, 'noise_var': None}
         bare = [
-            component.replace(alpha_bar=None, noise_var=None)
-            for component in components
+            dataclasses.replace(component, **none) for component in components
         ]
         with np.errstate(divide='ignore'):  # A weight of 0 is -inf here.
             log_weights = np.log(weights / np.sum(weights))

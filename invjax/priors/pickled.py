@@ -58,8 +58,8 @@ class Object(dict):
         super().__init__()
         self.name = name
         self.args = args
-        self.state = None
-        self.elements = []
+        self.state: Any = None
+        self.elements: list = []
 
 
 # Modules of Python, NumPy and PyTorch hold what an attack needs, so what is

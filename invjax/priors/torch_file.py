@@ -64,6 +64,8 @@ def read_weights(
         raise ValueError(f'{path} must be a file, not a directory or device.')
     with path.open('rb') as file:
         head = file.read(512)
+    content: Any
+    tensor_type: type
     if torch_formats.is_zip(head):
         content, tensor_type = _read_zip(path), Tensor
     elif torch_formats.is_stream(head):

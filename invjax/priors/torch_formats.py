@@ -125,7 +125,7 @@ class _Archive(Mapping):
                 f' ({excerpt(str(error))}); download it again.'
             ) from None
         self._bytes = content
-        self._views = {}
+        self._views: dict[str, np.ndarray] = {}
         self._unread = self._bytes.size
 
     def __len__(self):
@@ -171,7 +171,7 @@ class _Archive(Mapping):
     def _check(self, name: str, view: np.ndarray) -> None:
         # PyTorch can be told to leave checksums out, and then writes 0.
         checksum = self.infos[name].CRC
-        if checksum not in (0, zlib.crc32(view)):
+        if checksum not in (0, zlib.crc32(view.data)):
             raise ValueError(
                 f"{self._path}: entry '{excerpt(name)}' is damaged: its bytes"
                 ' do not have the checksum that is kept with them; download'
@@ -215,7 +215,8 @@ def read_stream(content: np.ndarray) -> Any:
         raise ValueError('the stream has another version')
     if machine['little_endian'] is not True:
         raise ByteOrderError
-    noted, storages = {}, {}
+    noted: dict[str, tuple] = {}
+    storages: dict[str, np.ndarray] = {}
 
     def storage(pid):
         if pid[0] == 'module':

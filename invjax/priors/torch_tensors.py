@@ -64,16 +64,16 @@ class Storage(NamedTuple):
     key: str
     storages: Mapping[str, np.ndarray]  # bytes by key, when all has been read
     start: int = 0  # of the part that it is of what has that key, in elements
-    count: int | None = None  # of its elements; None for all
+    length: int | None = None  # in elements; None for all
 
     @property
     def bytes(self) -> np.ndarray:
         """(num_bytes,) uint8."""
         size = itemsize(self.kind)
         stored = self.storages[self.key]
-        if self.count is None:
+        if self.length is None:
             return stored
-        return stored[self.start * size : (self.start + self.count) * size]
+        return stored[self.start * size : (self.start + self.length) * size]
 
 
 class Tensor(NamedTuple):
@@ -162,7 +162,7 @@ def _ordered_dict(items=()) -> dict:
 
 
 # What a pickle may call.
-_CALLS = {
+_CALLS: dict[str, Callable] = {
     'collections.OrderedDict': _ordered_dict,
     'collections.Counter': lambda *args: {},
     'collections.defaultdict': lambda *args: {},
@@ -186,8 +186,8 @@ def read_pickle(
     calls: Mapping[str, Callable] | None = None,
 ) -> tuple[Any, int]:
     """One pickle of a file, with notes of its tensors, and where it ends."""
-    calls = _CALLS | (calls or {})
-    return pickled.read(memoryview(data), start, calls, _NAMES, storage)
+    calls = {**_CALLS, **(calls or {})}
+    return pickled.read(data.data, start, calls, _NAMES, storage)
 
 
 def to_array(where: str, tensor: Tensor) -> np.ndarray:

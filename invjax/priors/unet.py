@@ -5,7 +5,9 @@ PyTorch checkpoints with dots turned into underscores, so that conversion is a
 renaming (`invjax/priors/convert.py`).
 """
 
+import dataclasses
 import functools
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -123,7 +125,7 @@ class UNet(nn.Module):
         embedding = blocks.timestep_embedding(t, self.model_channels)
         embedding = nn.silu(dense(name='time_embed_0')(embedding))
         embedding = dense(name='time_embed_2')(embedding)
-        if label is not None:
+        if self.num_classes is not None:
             classes = blocks.LabelEmbedding(
                 self.num_classes, 4 * self.model_channels, name='label_emb'
             )
@@ -205,7 +207,7 @@ class NetworkPrior:
 
     def bare(self) -> 'NetworkPrior':
         """Without its card: priors of one network share compiled programs."""
-        return self.replace(card=None)
+        return dataclasses.replace(self, card=None)
 
     def __repr__(self):
         """Two lines, and not the parameters."""
@@ -242,12 +244,13 @@ class NetworkPrior:
         """
         num_classes = self.network.num_classes
         _check_label(num_classes, label)
+        assert num_classes is not None  # As was checked.
         if label != int(label) or not 0 <= label < num_classes:
             raise ValueError(
                 f'label must be a whole number from 0 to {num_classes - 1}, '
                 f'got {label}.'
             )
-        return self.replace(label=jnp.int32(label))
+        return dataclasses.replace(self, label=jnp.int32(label))
 
     def with_size(self, height: int, width: int) -> 'NetworkPrior':
         """The same prior, for images of another size.
@@ -259,7 +262,7 @@ class NetworkPrior:
             ValueError: for a size that the network's levels do not divide.
         """
         sizes.check(height, width, sizes.divisor(self.network))
-        return self.replace(size=(height, width), prepared={})
+        return dataclasses.replace(self, size=(height, width), prepared={})
 
     def prepare(self) -> 'NetworkPrior':
         """The same prior, faster on a CPU, for images of its size.
@@ -276,13 +279,13 @@ class NetworkPrior:
         prepared = blocks.prepare(
             self.network, self.params, self.image_shape, label
         )
-        return self.replace(prepared=prepared)
+        return dataclasses.replace(self, prepared=prepared)
 
     def __call__(self, x_t: jax.Array, t: jax.typing.ArrayLike) -> Prediction:
         """Predict the noise in one image, (H, W, C), at a timestep, ()."""
         variables = {'params': self.params, 'prepared': self.prepared}
         labels = () if self.label is None else (self.label,)
-        out = self.network.apply(variables, x_t, t, *labels)
+        out: Any = self.network.apply(variables, x_t, t, *labels)
         if self.network.out_channels == self.network.in_channels:
             return Prediction(out)
         eps, fraction = jnp.split(out, 2, axis=-1)

@@ -11,7 +11,7 @@ def table(measured: Measured) -> list[str]:
         f'Ceiling: {measured.ceiling / 1e9:.0f} GFLOP/s on '
         f'{measured.device}, {measured.dtype}.',
         '',
-        '| network | batch | what | ms an image | share of ceiling | '
+        '| network | batch | what | ms an image | fraction of ceiling | '
         'first call, s | peer, ms | ours / peer |',
         '| --- ' * 8 + '|',
     ]

@@ -1,5 +1,6 @@
 """What a comparison with other code came to: a table, and a sheet a task."""
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -93,7 +94,7 @@ def entries(
                     setting_words(run) or 'default',
                     {**scores, 'seconds': median},
                     {
-                        i: lambda x=run.x[i]: np.clip(x, -1, 1)
+                        i: functools.partial(np.clip, run.x[i], -1, 1)
                         for i in range(len(shown))
                     },
                 )

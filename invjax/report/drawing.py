@@ -28,7 +28,7 @@ COLOURS = np.array(
 SIGNED_COLOURS = np.array([[0, 0, 255], [255, 255, 255], [255, 0, 0]], float)
 
 _WIDTH, _HEIGHT = 340, 200
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 10, 10, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 18, 10, 34
 
 
 def colours(unit: np.ndarray, places: np.ndarray = COLOURS) -> np.ndarray:
@@ -94,14 +94,15 @@ def _text(x, y, words, anchor='middle', more='') -> str:
 
 
 def lines(
-    x: Sequence[float],
+    x: np.typing.ArrayLike,
     values: Mapping[str, np.ndarray],
     x_label: str,
     label: str,
     logarithmic: bool = False,
     level: float | None = None,
+    rising: bool = False,
 ) -> Markup:
-    """Lines over a common x, which falls from left to right as time does.
+    """Lines over a common x.
 
     Args:
         x: N numbers.
@@ -110,8 +111,10 @@ def lines(
         x_label, label: of the axes.
         logarithmic: whether y is.
         level: of a dotted line across, or None.
+        rising: whether x rises from left to right; it falls as the time of a
+            reverse process does.
     """
-    x = np.asarray(x, float)
+    times = np.asarray(x, float)
     found = {n: np.asarray(v, float) for n, v in values.items()}
     if logarithmic:
         found = {n: np.where(v > 0, v, np.nan) for n, v in found.items()}
@@ -132,14 +135,15 @@ def lines(
         low, high = low - pad, high + pad
         at = ticks(low, high)
     turn = math.log10 if logarithmic else float
-    span = max(float(x.max() - x.min()), 1e-9)
+    span = max(float(times.max() - times.min()), 1e-9)
 
     def at_x(value):
-        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * (x.max() - value) / span
+        far = value - times.min() if rising else times.max() - value
+        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * far / span
 
     def at_y(value):
-        share = (turn(high) - turn(value)) / (turn(high) - turn(low))
-        return _TOP + (_HEIGHT - _BOTTOM - _TOP) * share
+        fraction = (turn(high) - turn(value)) / (turn(high) - turn(low))
+        return _TOP + (_HEIGHT - _BOTTOM - _TOP) * fraction
 
     parts = []
     right = _WIDTH - _RIGHT
@@ -149,7 +153,7 @@ def lines(
             f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y:.1f}" '
             f'y2="{y:.1f}"/>' + _text(_LEFT - 5, y + 4, number(tick), 'end')
         )
-    for tick in ticks(float(x.min()), float(x.max()), 5):
+    for tick in ticks(float(times.min()), float(times.max()), 5):
         parts.append(
             _text(at_x(tick), _HEIGHT - _BOTTOM + 15, number(tick)),
         )
@@ -161,16 +165,35 @@ def lines(
             f'y2="{y:.1f}"/>'
         )
     for i, (name, line) in enumerate(found.items()):
-        points = ' '.join(
+        points = [
             f'{at_x(a):.1f},{at_y(b):.1f}'
-            for a, b in zip(x, line, strict=True)
+            for a, b in zip(times, line, strict=True)
             if np.isfinite(b)
-        )
+        ]
+        if len(points) == 1:  # A line of one point would not be seen.
+            left, _, top = points[0].partition(',')
+            parts.append(
+                f'<circle class="c{i % 8}" cx="{left}" cy="{top}" r="3"/>'
+            )
         parts.append(
-            f'<polyline class="line c{i % 8}" points="{points}">'
+            f'<polyline class="line c{i % 8}" points="{" ".join(points)}">'
             f'<title>{escape(name)}</title></polyline>'
         )
     return _svg(_WIDTH, _HEIGHT, label, *parts)
+
+
+def legend(names: Sequence[str]) -> Markup:
+    """Names with the colours that `lines` gives them, in their order."""
+    return Markup(' ').join(
+        Markup('<span class="key">{}{}</span>').format(
+            Markup(
+                '<svg viewBox="0 0 18 8" aria-hidden="true"><line '
+                f'class="c{i % 8}" x1="0" x2="18" y1="4" y2="4"/></svg>'
+            ),
+            name,
+        )
+        for i, name in enumerate(names)
+    )
 
 
 def scale(
@@ -253,8 +276,8 @@ def gauge(
 
     def at(value):
         value = min(max(value, first), last)
-        share = math.log(value / first) / math.log(last / first)
-        return edge + (width - 2 * edge) * share
+        fraction = math.log(value / first) / math.log(last / first)
+        return edge + (width - 2 * edge) * fraction
 
     narrowest = max(at(high) - at(low), 3)
     centre = (at(low) + at(high)) / 2

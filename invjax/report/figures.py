@@ -2,7 +2,7 @@
 
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -91,7 +91,7 @@ def fronts(
     legend_columns = max(2 * columns, 3)
     height = 2.2 * len(rows) + 0.17 * (-(-len(names) // legend_columns) + 1)
     figure, axes = subplots(len(rows), columns, max(2.4 * columns, 4.8), height)
-    handles = {}
+    handles: dict[str, Any] = {}
     for of_row, row in zip(axes, rows, strict=True):
         for axis in of_row[len(row) :]:
             axis.set_visible(False)

@@ -3,7 +3,7 @@
 import base64
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsFloat
 
 import numpy as np
 
@@ -91,7 +91,7 @@ def score_names(rows: Sequence[Entry]) -> list[str]:
     ]
 
 
-def _value(name: str, mean: float) -> float | None:
+def _value(name: str, mean: SupportsFloat) -> float | None:
     """Turned so that larger is better; None for what is not judged."""
     if name in BETTER:
         with np.errstate(divide='ignore', invalid='ignore'):
@@ -117,8 +117,8 @@ def is_best(rows: Sequence[Entry]) -> set[tuple[int, str]]:
     return {(i, name) for (_, name), (_, at) in best.items() for i in at}
 
 
-def _number(name: str, value: float) -> str:
-    return f'{value:.{_DIGITS.get(name, 3)}f}'
+def _number(name: str, value: SupportsFloat) -> str:
+    return f'{float(value):.{_DIGITS.get(name, 3)}f}'
 
 
 def as_csv(rows: Sequence[Entry]) -> str:
@@ -141,8 +141,9 @@ def as_csv(rows: Sequence[Entry]) -> str:
                     None if estimate is None else estimate.standard_error,
                 ),
             ):
-                missing = value is None or np.isnan(value)
-                of_row[column] = None if missing else float(value)
+                of_row[column] = (
+                    None if value is None or np.isnan(value) else float(value)
+                )
         table.append(of_row)
     return tidy.as_csv(table)
 

@@ -31,7 +31,7 @@ _TASKS = {
     'random_inpainting': 'random inpainting',
 }
 # Section 5 of the paper. It does not say by which norm DPS divides its step.
-_PAPER_ROWS = [
+_PAPER_ROWS: Sequence[tuple[str, dict[str, Any]]] = [
     *(('sdedit', {'tau': tau}) for tau in (300, 400, 500)),
     ('score_ald', {'gamma_0': 10, 'gamma_T': 15}),
     ('score_ald', {'gamma_0': 28, 'gamma_T': 33}),
@@ -273,9 +273,9 @@ def words(
     texts = [[*row] for row in zip(*columns, strict=True)]
     own = [[_label(row) for row in rows] for rows in rows_by_task.values()]
     labels = own[0]
-    if any(of_task != own[0] for of_task in own):
-        for j, of_task in enumerate(own):
-            for i, label in enumerate(of_task):
+    if any(others != labels for others in own):
+        for j, others in enumerate(own):
+            for i, label in enumerate(others):
                 _, _, settings = label.partition('\n')
                 texts[i][j] += '\n' + settings.replace('\n', ', ')
         labels = [label.partition('\n')[0] for label in labels]

@@ -8,7 +8,6 @@ import numpy as np
 
 from invjax import images, metrics, schedule, uncertainty
 from invjax.problem import Problem
-from invjax.report import figures
 from invjax.restoration import Restoration, score
 
 FILES = ('sheet.png', 'restored.png', 'result.json', 'report.html')
@@ -33,6 +32,8 @@ def judge(restoration: Restoration) -> dict[str, Any]:
         'settings_from': restoration.settings_from,
         'num_steps': restoration.num_steps,
         'mean_of': restoration.mean_of,
+        'starts': restoration.starts,
+        'aim': restoration.aim,
         'restored': scores,
         'nonfinite_samples': np.flatnonzero(restoration.failed >= 0).tolist(),
         'success': _success(scores, measured, len(restoration.samples)),
@@ -80,8 +81,10 @@ def _together(samples, scores, measured: Problem) -> dict[str, Any]:
 
 def sentences(judged: Mapping[str, Any]) -> list[str]:
     """What `judge` found, in lines for a terminal."""
+    # Why auto chose them is said before the restoration.
+    source = 'of auto' if judged['aim'] else judged['settings_from']
     lines = [
-        f'settings: {judged["settings_from"]}: '
+        f'settings {source}: '
         + ', '.join(f'{n} {v}' for n, v in judged['settings'].items())
     ]
     if judged['mean_of'] > 1:
@@ -89,6 +92,11 @@ def sentences(judged: Mapping[str, Any]) -> list[str]:
         lines.append(
             f'each picture is the mean of {number} restorations, of {number} '
             'times the evaluations'
+        )
+    if judged['starts'] > 1:
+        lines.append(
+            f'each is the best by residual of {judged["starts"]} starts, three '
+            'of four given up after a third of the steps'
         )
     if 'measurement' in judged:
         lines.append(f'measurement {judged["measurement"]["psnr"]:.2f} dB')
@@ -167,14 +175,17 @@ def write(
         for i, scores in enumerate(of_columns, start=1):
             titles[i] += f'\n{scores["psnr"]:.2f} dB'
     images.sheet([list(columns.values())], titles).save(folder / 'sheet.png')
+    # Of one sample the page shows the traces, which needs no Matplotlib.
     if len(good) > 1:
         best = judged['samples']['best_by_residual']
         _draw_uncertainty(folder, np.clip(good, -1, 1), best)
-    _draw_traces(folder, restoration)
+        _draw_traces(folder, restoration)
 
 
 def _draw_uncertainty(folder, samples, best):
     """Mean and standard deviation as pictures."""
+    from invjax.report import figures
+
     mean = samples.mean(axis=0)
     images.write_image(folder / 'mean.png', mean)
     deviation = images.root_mean_square(uncertainty.standard_deviation(samples))
@@ -197,19 +208,21 @@ def _ratio(a, b) -> np.ndarray:
 
 def _draw_traces(folder, restoration: Restoration):
     """How each sample went, step by step."""
+    from invjax.report import figures
+
     info = restoration.info
     steps = schedule.reverse_steps(
         np.asarray(restoration.alpha_bar), restoration.num_steps
     )
     figure, axes = figures.subplots(1, 3, 7, 1.9)
-    panels = (
-        ('residual norm', info.residual, 'log'),
+    panels: tuple[tuple[str, np.ndarray, str], ...] = (
+        ('residual norm', np.asarray(info.residual), 'log'),
         (
             'guidance / prior step',
             _ratio(info.guidance, info.prior_step),
             'log',
         ),
-        ('fraction of clipped values', info.clipped, 'linear'),
+        ('fraction of clipped values', np.asarray(info.clipped), 'linear'),
     )
     for axis, (title, values, yscale) in zip(axes[0], panels, strict=True):
         axis.plot(np.asarray(steps.t), values.T, linewidth=0.8)

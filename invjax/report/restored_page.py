@@ -387,8 +387,8 @@ def _of_samples(samples: np.ndarray) -> Verdict:
             'One sample says nothing of what else the picture may be; '
             '--num_samples=8 draws several.',
         )
-    share = float(np.mean(deviation > DISAGREEMENT))
-    if not share:
+    fraction = float(np.mean(deviation > DISAGREEMENT))
+    if not fraction:
         return Verdict(
             'note',
             f'The {len(samples)} samples agree: nowhere is their standard '
@@ -396,7 +396,7 @@ def _of_samples(samples: np.ndarray) -> Verdict:
         )
     return Verdict(
         'note',
-        f'The {len(samples)} samples disagree on {share:.0%} of the pixels, '
+        f'The {len(samples)} samples disagree on {fraction:.0%} of the pixels, '
         f'which are outlined: there their standard deviation is above '
         f'{DISAGREEMENT:g}, a twentieth of the way from black to white. What is '
         'seen there is the prior, not the measurement.',
@@ -497,10 +497,12 @@ def _pictures_of_residual(measured: Problem, x: np.ndarray) -> dict[str, Any]:
     support = np.broadcast_to(
         np.asarray(measured.operator.support()), unit.shape
     )
-    picture = _as_picture(unit)
-    if picture is not None:
+    of_channels = _as_picture(unit)
+    picture = None
+    if of_channels is not None:
         # So scaled, the mean over C channels of noise has a deviation of 1.
-        values = picture.mean(axis=-1) * math.sqrt(picture.shape[-1])
+        values = of_channels.mean(axis=-1)
+        values *= math.sqrt(of_channels.shape[-1])
         picture = Picture(
             'residual, y - A(x)',
             pages.signed(values, _MOST_SIGMA),
@@ -600,7 +602,7 @@ def _traces(found: Restoration) -> list[tuple[str, Markup]]:
     panels = (
         ('residual norm; dotted is what noise leaves', info.residual, True),
         ('guidance over prior step', ratio, True),
-        ('share of clipped values', info.clipped, False),
+        ('fraction of clipped values', info.clipped, False),
     )
     return [
         (

@@ -61,7 +61,7 @@ def curves(folder: pathlib.Path, cells: Sequence[dict]) -> None:
 
 def _estimates(cells, metric):
     """Method to setting to the estimate of a metric, where it is finite."""
-    found = {}
+    found: dict[str, dict] = {}
     summary = summaries.summarise(cells, sweeps.setting_of)
     for setting in sorted(summary):
         estimate = summary[setting].get(metric)

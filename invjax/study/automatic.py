@@ -12,8 +12,8 @@ steps, settings, scores, costs, the number of faces, the date, and the command.
     speed        the fewest passes of the network, back and forth, among the runs
                  whose PSNR is at most 1 dB below the highest
 
-There is no entry for `samples`, whose measure is coverage, which these files do
-not hold.
+There is no entry for `samples`, whose measure is coverage: that is in
+`calibration.toml` of the same folder.
 """
 
 import json
@@ -21,6 +21,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from invjax.operators import OPERATORS
 from invjax.priors.card import Card
 from invjax.study.plan import MEASUREMENT
 
@@ -104,12 +105,20 @@ def _entry(aim, row, num_runs, found) -> dict[str, Any]:
         'psnr': round(_mean(row, 'psnr'), 2),
         'lpips': round(_mean(row, 'lpips_alex'), 4),
         'evaluations': round(_evaluations(row)),
-        'seconds': round(_mean(row, 'seconds'), 2),
+        **_starts(found['flags']),
+        'noise_std': found['flags']['noise_std'],
         'of': num_runs,
         'faces': row['num_cells'],
         'date': found['date'][:10],
         'command': _command(found['flags']),
     }
+
+
+def _starts(flags) -> dict[str, int]:
+    """Of how many starts the scores are those of the least residual."""
+    if not flags.get('choose_sample'):
+        return {}
+    return {'starts': int(flags['num_samples'])}
 
 
 # What of an evaluation's flags its command has, in this order.
@@ -118,6 +127,7 @@ _SHOWN = (
     'first_image',
     'num_images',
     'num_samples',
+    'choose_sample',
     'num_steps',
     'tasks',
     'methods',
@@ -133,7 +143,9 @@ def _command(flags: Mapping[str, Any]) -> str:
     shown = {name: flags[name] for name in _SHOWN if flags.get(name)}
     shown['images'] = os.path.basename(shown['images'])
     words = [
-        f'--{name}={",".join(map(str, v)) if isinstance(v, list) else v}'
+        f'--{name}'
+        if v is True
+        else f'--{name}={",".join(map(str, v)) if isinstance(v, list) else v}'
         for name, v in shown.items()
     ]
     return ' '.join(['python -m experiments.evaluate', *words])
@@ -154,36 +166,135 @@ def _value(value) -> str:
     return json.dumps(value)
 
 
-def page(card: Card) -> str:
-    """`docs/choose.md`: the table of choices of a prior, in Markdown."""
+def page(card: Card, results: str) -> str:
+    """`docs/choose.md`: the choices of a prior, and how they do on other faces.
+
+    Args:
+        card: whose choices.
+        results: the text of `docs/results.md`, for `held_against`.
+    """
+    missing = [t for t in OPERATORS if card.choice(t, 'psnr') is None]
     lines = [
         '# Which method for which need',
         '',
         f'Read off `checkpoints/{card.name}/choices.toml` by '
         '`invjax.study.automatic.page`, not by hand.',
-        '`restore --method=auto --aim=AIM` takes these. PSNR in dB, LPIPS of '
-        'AlexNet, passes of the',
-        'network back and forth, seconds an image in a batch while other work ran; means over '
-        'tuning faces, which no',
-        'table of [results.md](results.md) reports on. `speed` has the fewest '
-        'passes within '
-        f'{SPEED_LOSS:g} dB of the highest',
-        'PSNR. No choice was measured for `samples`: coverage needs many '
-        'samples of an image, for which',
-        '[evidence.md](evidence.md) has what is known.',
+        '`restore --aim=AIM` takes these where no `--method` is given. PSNR in dB, '
+        'LPIPS of AlexNet, passes',
+        'of the network back and forth; means over tuning faces, which no table '
+        'of [results.md](results.md)',
+        'reports on. `speed` has the fewest passes within '
+        f'{SPEED_LOSS:g} dB of the highest PSNR.',
         '',
-        '| task | aim | method | steps | PSNR | LPIPS | passes | seconds '
-        '| faces | of |',
-        '| --- ' * 10 + '|',
+        f'Not measured: {", ".join(f"`{t}`" for t in missing) or "none"}. There, '
+        'and for a prior without such a file, `auto`',
+        'takes `wiener` with quad20 where the operator is linear and `daps` with '
+        'quad20 where it is not.',
+        'For `samples` it takes the method of `calibration.toml` whose measured '
+        'coverage is nearest to',
+        'nominal, if none of its intervals is off by more than a tenth, and else '
+        '`dps` with 100 steps, for which',
+        '[evidence.md](evidence.md#uncertainty) has what is known. The line that '
+        'it prints says which and why.',
+        '',
+        '| task | aim | method | steps | PSNR | LPIPS | passes | faces | of |',
+        '| --- ' * 9 + '|',
     ]
     for c in card.choices:
+        starts = f', {c["starts"]} starts' if 'starts' in c else ''
         lines.append(
             f'| `{c["task"]}` | {c["aim"]} | `{c["method"]}` '
-            f'| {c["num_steps"]} | {c["psnr"]:.2f} | {c["lpips"]:.3f} '
-            f'| {c["evaluations"]} | {c["seconds"]:.2f} | {c["faces"]} '
-            f'| {c["of"]} methods |'
+            f'| {c["num_steps"]}{starts} | {c["psnr"]:.2f} | {c["lpips"]:.3f} '
+            f'| {c["evaluations"]} | {c["faces"]} | {c["of"]} runs |'
         )
-    lines += ['', 'The commands, each with its date:', '']
+    lines += ['', *held_against(card, results)]
+    lines += ['', '## The commands', '', 'Each with its date:', '']
     commands = dict.fromkeys((c['command'], c['date']) for c in card.choices)
     lines += [f'- `{command}` ({date})' for command, date in commands]
     return '\n'.join(lines) + '\n'
+
+
+# What a choice may lose to the best row: dB, and LPIPS.
+_AIMED = {'psnr': ('PSNR, dB', 0.1), 'perception': ('LPIPS alex', 0.002)}
+
+
+def held_against(card: Card, results: str) -> list[str]:
+    """Choices beside the best method on faces that nothing was tuned on.
+
+    Args:
+        card: whose choices.
+        results: Markdown with a heading `### `task`` above a table of methods,
+            as in `docs/results.md`.
+
+    Returns:
+        Lines of Markdown: a row a task and aim.
+    """
+    of_task = _tables(results)
+    lines = [
+        '## On other faces',
+        '',
+        'The choices among all methods of [results.md](results.md#twenty-steps), '
+        'over its 50 faces, which neither',
+        'the prior nor a choice has seen: `behind` is what they lose to the '
+        'best row there, and the last column',
+        f'whether it is at most {_AIMED["psnr"][1]:g} dB or '
+        f'{_AIMED["perception"][1]:g} of LPIPS. A dash: that table lacks the '
+        'choice.',
+        '',
+        '| task | aim | auto | there | best | there | behind | near |',
+        '| --- ' * 8 + '|',
+    ]
+    near, known = 0, 0
+    for c in card.choices:
+        rows = of_task.get(c['task'], [])
+        if c['aim'] not in _AIMED or not rows:
+            continue
+        column, most = _AIMED[c['aim']]
+        sign = 1 if c['aim'] == 'psnr' else -1
+        best = max(rows, key=lambda row: sign * _first(row[column]))
+        own = [
+            row
+            for row in rows
+            if (row['method'], row['steps'])
+            == (f'`{c["method"]}`', str(c['num_steps']))
+        ]
+        shown = [best['method'], _plain(best[column])]
+        if own:
+            behind = abs(_first(best[column]) - _first(own[0][column]))
+            is_near = round(behind, 4) <= most
+            near, known = near + is_near, known + 1
+            there = _plain(own[0][column])
+            end = [f'{behind:.3f}', 'yes' if is_near else 'no']
+        else:
+            there, end = '-', ['-', '-']
+        cells = [f'`{c["task"]}`', c['aim'], f'`{c["method"]}`', there]
+        lines.append(f'| {" | ".join([*cells, *shown, *end])} |')
+    lines += ['', f'{near} of {known} are near.']
+    return lines
+
+
+def _tables(text: str) -> dict[str, list[dict[str, str]]]:
+    """Task to rows, column to cell, of the tables below headings of tasks."""
+    found: dict[str, list[dict[str, str]]] = {}
+    task, names = None, None
+    for line in text.splitlines():
+        if line.startswith('#'):
+            task = line.strip('# `') if line.startswith('### `') else None
+            names = None
+        elif task is not None and line.startswith('|'):
+            cells = [cell.strip() for cell in line.strip('|').split('|')]
+            if names is None:
+                names = cells
+            elif set(cells) != {'---'} and cells[0] != f'`{MEASUREMENT}`':
+                row = dict(zip(names, cells, strict=True))
+                found.setdefault(task, []).append(row)
+    return found
+
+
+def _plain(cell: str) -> str:
+    return cell.strip('*')
+
+
+def _first(cell: str) -> float:
+    """The mean of `27.1 +- 0.2`."""
+    return float(_plain(cell).split(' ')[0])

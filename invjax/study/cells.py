@@ -18,6 +18,9 @@ import json
 import logging
 import os
 import pathlib
+import shutil
+import tempfile
+import weakref
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
@@ -180,6 +183,21 @@ def _lock(file: BinaryIO, place: int = 0, wait: bool = False) -> bool:
     except OSError:
         return True
     return True
+
+
+class PassingFolder:
+    """A folder that is there as long as this object, and then removed.
+
+    `tempfile.TemporaryDirectory` is for those who close it: one that is left to
+    the end of a result's life warns.
+
+    Attributes:
+        path: of the folder.
+    """
+
+    def __init__(self):
+        self.path = tempfile.mkdtemp()
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
 def picture_path(folder: str | os.PathLike, name: str) -> pathlib.Path:

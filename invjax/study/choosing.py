@@ -184,8 +184,8 @@ def tune(
     restored = result.x.reshape(
         len(problems), len(methods), *result.x.shape[1:]
     )
-    failed = batch.first_nonfinite_step(result.info) >= 0
-    failed = failed.reshape(len(problems), len(methods)).any(axis=0)
+    of_lanes = batch.first_nonfinite_step(result.info) >= 0
+    failed = np.any(of_lanes.reshape(len(problems), len(methods)), axis=0)
     rows = []
     for i, setting in enumerate(tried):
         x = restored[0, i]

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import pathlib
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ from invjax import (
 from invjax import tuning as criteria
 from invjax.methods import METHODS, Method
 from invjax.study import running, summaries
-from invjax.study.cells import cell_id, read, read_picture
+from invjax.study.cells import PassingFolder, cell_id, read, read_picture
 from invjax.study.plan import MEASUREMENT, Data, Plan, make_data
 from invjax.study.summaries import setting_words, words
 
@@ -208,8 +207,8 @@ def evaluate(
         operators.make_operator(task, keys.root(seed), prior.image_shape)
     holder = None
     if folder is None:
-        holder = tempfile.TemporaryDirectory()
-        folder = holder.name
+        holder = PassingFolder()
+        folder = holder.path
     whole = pathlib.Path(folder)
     rows: list[Row] = []
     coverage: list[CoverageRow] = []
@@ -486,10 +485,11 @@ def _coverage(folder, row: Row, data: Data) -> CoverageRow:
     for cell in row.cells:
         x = read_picture(folder, cell['id'])
         samples.setdefault(cell['protocol']['image'], []).append(x)
-    by_image = [
-        uncertainty.coverage(np.stack(xs), data.truth(image))
-        for image, xs in samples.items()
-    ]
+    by_image = []
+    for image, xs in samples.items():
+        truth = data.truth(image)
+        assert truth is not None  # What is evaluated was measured here.
+        by_image.append(uncertainty.coverage(np.stack(xs), np.asarray(truth)))
     observed = np.stack([found.observed for found in by_image], axis=1)
     return CoverageRow(
         row.task,

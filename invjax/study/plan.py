@@ -28,6 +28,7 @@ from invjax import (
 from invjax.methods import Method
 from invjax.priors.denoiser import Denoiser
 from invjax.problem import Problem
+from invjax.types import Array
 
 # Of what is in a protocol, and of what its names mean. Raised when the same
 # protocol would mean another picture: 2, keys that do not overlap.
@@ -50,11 +51,11 @@ class Data:
     """
 
     prior: Any
-    truths: Sequence[np.ndarray | None]
+    truths: Sequence[Array | None]
     first_image: int = 0
     distances: Sequence[metrics.LPIPS] = ()
 
-    def truth(self, number: int) -> np.ndarray | None:
+    def truth(self, number: int) -> Array | None:
         """The image of a number of the data set."""
         return self.truths[number - self.first_image]
 
@@ -172,8 +173,9 @@ class Plan:
         """The key of the study."""
         return keys.root(self.seed)
 
-    def problem(self, number: int, truth: np.ndarray, noise_std) -> Problem:
+    def problem(self, number: int, truth: Array, noise_std) -> Problem:
         """The measurement of an image."""
+        assert self.task is not None  # Else the problems were brought.
         root = self.root()
         operator = operators.make_operator(
             self.task,
@@ -188,7 +190,7 @@ class Plan:
             noise_std,
             **self.noise,
         )
-        return measured.replace(task=self.task)
+        return dataclasses.replace(measured, task=self.task)
 
     def problems(self, data: Data) -> list[Problem]:
         """That of each image, for each noise; images vary fastest."""
@@ -253,6 +255,7 @@ class Plan:
     ) -> dict[str, Any]:
         """What a measurement depends on beside its image and operator."""
         del found
+        assert self.task is not None  # Else the problems were brought.
         noise = {'noise': 'gaussian', **self.noise}
         return {
             'task_parameters': {
@@ -364,4 +367,4 @@ def _answers(prior: Denoiser) -> np.ndarray:
         prior.image_shape, dtype=np.float32
     )
     ask = jax.jit(lambda x_t, t: prior(x_t, t).eps)
-    return np.float16([ask(x_t, row) for row in rows])
+    return np.array([ask(x_t, row) for row in rows], np.float16)

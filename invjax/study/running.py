@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -157,7 +158,7 @@ class _Work:
             )
             self.max_lanes = fitting * jax.local_device_count()
             say(f'{self.max_lanes} lanes at once.')
-        self.costs = [{} for _ in plan.methods]
+        self.costs: list[dict[str, Any]] = [{} for _ in plan.methods]
         if plan.has_costs:
             self.costs = [
                 evaluations.count(

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -62,7 +62,7 @@ def choose_samples(
         A cell an image. Its scores have `success` too: the fraction of the image's
         samples that explain the measurement. A cost that a sample lacks is NaN.
     """
-    by_image = {}
+    by_image: dict[Any, list[dict]] = {}
     for cell in cells:
         by_image.setdefault(cell['protocol']['image'], []).append(cell)
     chosen = []
@@ -84,9 +84,12 @@ def choose_samples(
     return chosen
 
 
+Group = TypeVar('Group', bound=tuple)
+
+
 def summarise(
-    cells: Sequence[dict], key: Callable[[dict], tuple]
-) -> dict[tuple, dict[str, metrics.Estimate]]:
+    cells: Sequence[dict], key: Callable[[dict], Group]
+) -> dict[Group, dict[str, metrics.Estimate]]:
     """Mean and standard error over images, of each group of cells.
 
     Several samples of one image are averaged first: they are not independent
@@ -101,7 +104,7 @@ def summarise(
         score that is not finite, or that some of a group's cells lack, makes
         its group's estimate not finite.
     """
-    groups = {}
+    groups: dict[Group, dict[Any, list[dict]]] = {}
     for cell in cells:
         group = groups.setdefault(key(cell['protocol']), {})
         image = group.setdefault(cell['protocol']['image'], [])
@@ -141,16 +144,21 @@ def shown_settings(
 ) -> dict[str, Any]:
     """What a reader needs of a method's settings, as they are in a protocol.
 
-    That is its numbers, but for an eta of 0, and its choices and switches where
-    they are not the default ones.
+    That is its numbers, but for an eta of 0 and those that its choices leave
+    unread, and its choices and switches where they are not the default ones.
 
     Args:
         settings: name to value; infinity may be the text 'inf'.
         method: its name; without it choices and switches are left out.
     """
     default = _default_settings(method)
+    only_with = METHODS[method].only_with if method in METHODS else {}
     shown = {}
     for name, value in settings.items():
+        if name in only_with:
+            field, needed = only_with[name]
+            if settings.get(field, needed) != needed:
+                continue
         if value == 'inf':
             value = math.inf
         if isinstance(value, str | bool):

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import pathlib
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from invjax import metrics, notebook, operators, restoration
 from invjax.methods import Method
 from invjax.problem import Problem
 from invjax.study import running, summaries
-from invjax.study.cells import cell_id, read, read_picture
+from invjax.study.cells import PassingFolder, cell_id, read, read_picture
 from invjax.study.plan import (
     Brought,
     Data,
@@ -227,10 +226,15 @@ def sweep(
         'seed': seed,
         'hold_out': hold_out,
     }
-    if isinstance(images, Problem) or (
-        len(images) and isinstance(images[0], Problem)
-    ):
-        problems = [images] if isinstance(images, Problem) else list(images)
+    brought = [images] if isinstance(images, Problem) else list(images)
+    problems = [found for found in brought if isinstance(found, Problem)]
+    truths = [found for found in brought if not isinstance(found, Problem)]
+    if problems and truths:
+        raise ValueError(
+            'images must be all pictures or all problems, got '
+            f'{len(truths)} and {len(problems)} of them.'
+        )
+    if problems:
         if task is not None or task_parameters or _NOISE_STD in values:
             raise ValueError(
                 'a task and noise are for images, which are measured here; '
@@ -251,7 +255,7 @@ def sweep(
                 f'task must be one of {", ".join(operators.OPERATORS)} for '
                 'images, got none.'
             )
-        data = make_data(images, prior, first_image, distances)
+        data = make_data(truths, prior, first_image, distances)
         of_noise = {'noise': noise, **(noise_parameters or {})}
         plan = plan_sweep(
             data,
@@ -267,8 +271,8 @@ def sweep(
         )
     holder = None
     if folder is None:
-        holder = tempfile.TemporaryDirectory()
-        folder = holder.name
+        holder = PassingFolder()
+        folder = holder.path
     pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
     done = running.compute(
         folder, plan, data, max_lanes=max_lanes, on_progress=on_progress

@@ -11,6 +11,7 @@ it was interrupted, and others add methods to the same tables.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -163,8 +164,8 @@ class Rows:
 def _name(row: dict) -> str:
     """What tells a row from others: all but what was computed."""
     computed = ('setting', *validation.Errors._fields)
-    told = {n: v for n, v in row.items() if n not in computed}
-    return json.dumps(as_json(told), sort_keys=True)
+    inputs = {n: v for n, v in row.items() if n not in computed}
+    return json.dumps(as_json(inputs), sort_keys=True)
 
 
 def _parse(line: str) -> dict:
@@ -223,7 +224,7 @@ def cases(seed: int = 0) -> Iterator[Case]:
         )
         for level in (-0.4, 0.4)
     ]
-    priors = {
+    priors: dict[str, gaussian.GaussianPrior | mixture.MixturePrior] = {
         'gaussian': levels[1],
         'mixture': mixture.MixturePrior.from_components(
             np.array([0.5, 0.5]), levels
@@ -257,9 +258,9 @@ def cases(seed: int = 0) -> Iterator[Case]:
 
 def _posterior(prior, matrix, y, noise_std, alpha_bar):
     if isinstance(prior, mixture.MixturePrior):
-        found = mixture.mixture_posterior(prior, matrix, y, noise_std)
-        return found, mixture.MixturePrior.from_covariances(
-            found.weights, found.means, found.covariances, alpha_bar
+        modes = mixture.mixture_posterior(prior, matrix, y, noise_std)
+        return modes, mixture.MixturePrior.from_covariances(
+            modes.weights, modes.means, modes.covariances, alpha_bar
         )
     found = gaussian.gaussian_posterior(prior, matrix, y, noise_std)
     return found, gaussian.GaussianPrior.from_covariance(
@@ -298,7 +299,7 @@ def _rows_of(
                 cls.version,
                 num_steps,
                 [setting for setting, _ in able],
-                lambda able=able: best(case, able, num_steps, asked),
+                functools.partial(best, case, able, num_steps, asked),
             )
 
 

@@ -94,7 +94,7 @@ class Config:
         crop: `centre`, the largest part of that shape from the middle, resized;
             or `random`, a window of that size at a random place, as it is.
         flips: `none`, `horizontal`, or `all`, the eight of a square.
-        held_out: the share of the pictures that is not trained on, below 1. At
+        held_out: the fraction of the pictures that is not trained on, below 1. At
             least one picture, unless it is 0.
         name: of the prior, on its card; None for the name of `out`.
         licence: of the data, as it shall stand on the card.

@@ -10,7 +10,6 @@ interrupted run, and any number of processes read the same batches between them.
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator
 from typing import Any, Protocol
 
 import grain
@@ -310,11 +309,11 @@ class Split:
 
 
 def split(number: int, held_out: float, seed: int) -> Split:
-    """Hold out a share of the pictures, by chance.
+    """Hold out a fraction of the pictures, by chance.
 
     Args:
         number: of pictures.
-        held_out: the share, rounded up to a whole number of pictures.
+        held_out: the fraction, rounded up to a whole number of pictures.
         seed: of the chance.
 
     Raises:
@@ -370,8 +369,8 @@ class Batches:
         process: int = 0,
         num_processes: int = 1,
     ):
-        share = batch // num_processes
-        rows = slice(process * share, (process + 1) * share)
+        count = batch // num_processes
+        rows = slice(process * count, (process + 1) * count)
 
         def read(numbers: np.ndarray, rng: np.random.Generator) -> np.ndarray:
             # All rows have a seed, so that those of one process do not depend
@@ -392,7 +391,7 @@ class Batches:
                 ]
             )
 
-        self._iterator: Iterator[np.ndarray] = iter(
+        self._iterator: grain.DatasetIterator[np.ndarray] = iter(
             grain.MapDataset.source(numbers)
             .seed(seed)
             .shuffle()

@@ -69,7 +69,9 @@ class Looks:
         step = int(state.step)
         begin = time.perf_counter()
         priors = [
-            self._start.prior.replace(params=_on_one_device(params))
+            dataclasses.replace(
+                self._start.prior, params=_on_one_device(params)
+            )
             for params in state.averages
         ]
         levels, best = [], len(priors) - 1
@@ -95,7 +97,7 @@ class Looks:
         return (
             f'Step {step:,}: {found}looked at in '
             f'{time.perf_counter() - begin:.0f} s; see '
-            f'{self._folder / "train.html"}.'
+            f'{self._folder / "report.html"}.'
         )
 
     def _card(self, params: dict, history: page.History) -> dict[str, Any]:
@@ -168,6 +170,7 @@ class Looks:
                 'as of': time.strftime('%Y-%m-%d %H:%M:%S'),
             },
             {'config': dataclasses.asdict(config), 'card': card},
+            card['training']['command'],
         )
 
 

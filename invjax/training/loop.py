@@ -6,7 +6,7 @@ The folder of a run has
     checkpoints/STEP/  what it goes on from: the state of the steps, the place in
                        the data, the history
     prior/             the prior as it is, for `load_prior`
-    train.html         what it looks like; samples and restorations beside it
+    report.html        what it looks like; samples and restorations beside it
 
 A checkpoint is complete or not there, and a run that goes on from one ends with
 the same weights, bit for bit on the same machine, as one that was never
@@ -216,7 +216,7 @@ class _Run:
             images = self._put(next(batches))
             seen = _as_numbers(metrics)
             if not seen.pop('is_finite'):
-                self._save(state.replace(is_finite=_true()), place)
+                self._save(dataclasses.replace(state, is_finite=_true()), place)
                 raise ValueError(self._not_finite(step + 1, seen))
             step, place = step + 1, place_after
             seconds = time.perf_counter() - begin

@@ -38,7 +38,9 @@ def make_start(config: Config) -> Start:
         ValueError: if the network does not fit the images, or the prior to go
             on from is none, or does not fit.
     """
-    return _new(config) if config.init is None else _of_prior(config)
+    if config.init is None:
+        return _new(config)
+    return _of_prior(config.init, config)
 
 
 def _new(config: Config) -> Start:
@@ -77,13 +79,15 @@ def first_parameters(network, image_shape, seed: int) -> dict:
             f'the network cannot be built for images of {image_shape}: '
             f'{str(error).splitlines()[0]}'
         ) from None
-    return flax.traverse_util.path_aware_map(
-        lambda path, leaf: (
-            jnp.zeros_like(leaf)
-            if any(_ZERO.search(part) for part in path)
-            else leaf
-        ),
-        params,
+    return dict(
+        flax.traverse_util.path_aware_map(
+            lambda path, leaf: (
+                jnp.zeros_like(leaf)
+                if any(_ZERO.search(str(part)) for part in path)
+                else leaf
+            ),
+            params,
+        )
     )
 
 
@@ -97,22 +101,23 @@ def _check_size(network: UNet, config: Config) -> None:
         )
 
 
-def _of_prior(config: Config) -> Start:
+def _of_prior(init: str, config: Config) -> Start:
     given = checkpoint.load_prior(
-        config.init, dtype=jnp.dtype(config.dtype), remat=config.remat
+        init, dtype=jnp.dtype(config.dtype), remat=config.remat
     )
+    if not isinstance(given, NetworkPrior):
+        raise ValueError(
+            f'{init} must be a network of the guided-diffusion family to be '
+            f'trained on, but is a {type(given.network).__name__}.'
+        )
     for name in ('noise_schedule', 'num_train_steps'):
         asked, own = getattr(config, name), getattr(given, name)
         if asked not in (None, own):
             raise ValueError(
-                f'{name} is that of {config.init}, {own}, got {asked}; leave '
-                'it out.'
+                f'{name} is that of {init}, {own}, got {asked}; leave it out.'
             )
-    if not isinstance(given.network, UNet):
-        raise ValueError(
-            f'{config.init} must be a network of the guided-diffusion family '
-            f'to be trained on, but is a {type(given.network).__name__}.'
-        )
+    card = given.card
+    assert card is not None  # As every prior has that was loaded.
     before = given.network
     factor = before.out_channels // before.in_channels
     network = before.clone(
@@ -122,7 +127,7 @@ def _of_prior(config: Config) -> Start:
     )
     _check_size(network, config)
     params = change_channels(given.params, before.in_channels, config.channels)
-    words = f'parameters of {given.card.name}'
+    words = f'parameters of {card.name}'
     if before.in_channels != config.channels:
         words += (
             f', its {before.in_channels} channels averaged for '
@@ -134,7 +139,7 @@ def _of_prior(config: Config) -> Start:
         noise_schedule=given.noise_schedule,
         num_train_steps=given.num_train_steps,
     )
-    return Start(prior, words, given.card.as_dict())
+    return Start(prior, words, card.as_dict())
 
 
 def change_channels(params: dict, before: int, after: int) -> dict:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import io
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from invjax import images
-from invjax.report import figures, pages
+from invjax.report import drawing, pages
 from invjax.training.config import Config
 
 # Points of the curve of the loss; steps between two are averaged.
@@ -89,8 +88,9 @@ def write(
     history: History,
     facts: Mapping[str, str],
     record: Mapping[str, Any],
+    command: str = '',
 ) -> pathlib.Path:
-    """Write `train.html`.
+    """Write `report.html`.
 
     Args:
         folder: of the run, with `samples-STEP.png` and `restorations.png`.
@@ -98,25 +98,18 @@ def write(
         history: so far.
         facts: in a line at the top, name to value.
         record: all else that is known, shown as text.
+        command: the command line; '' for none.
     """
     sheets = sorted(folder.glob('samples-*.png'), reverse=True)[:_MOST_SHEETS]
     restorations = folder / 'restorations.png'
-    plots = [{'name': 'loss of the steps', 'svg': _loss_plot(history)}]
-    if any(look['levels'] for look in history.looks):
-        plots += [
-            {
-                'name': 'held-out error of the noise, by timestep',
-                'svg': _levels_plot(history),
-            },
-            {
-                'name': 'held-out error over the first look, over time',
-                'svg': _held_out_plot(history),
-            },
-        ]
+    plots = [_loss_plot(history)]
+    looks = _best_levels(history)
+    if looks:
+        plots += [_levels_plot(looks), _held_out_plot(looks)]
     page = pages.render(
         'training.html',
         title=f'Training {config.prior_name}',
-        facts=[{'name': n, 'value': v} for n, v in facts.items()],
+        said=facts.items(),
         drawings=_picture(folder / 'pictures.png', 'pictures trained on'),
         sheets=[
             _picture(path, f'step {int(path.stem.partition("-")[2]):,}')
@@ -126,8 +119,9 @@ def write(
         plots=plots,
         table=_table(history),
         record=pages.as_text(record),
+        command=command,
     )
-    return pages.write(folder / 'train.html', page)
+    return pages.write(folder / 'report.html', page)
 
 
 def _picture(path: pathlib.Path, name: str):
@@ -138,26 +132,25 @@ def _picture(path: pathlib.Path, name: str):
     return pages.Picture(name, pages.source(x, lossless=False))
 
 
-def _svg(draw) -> str:
-    figure, axes = figures.subplots(1, 1, 4.2, 2.6)
-    draw(axes[0, 0])
-    buffer = io.StringIO()
-    figure.savefig(buffer, format='svg')
-    text = buffer.getvalue()
-    return text[text.index('<svg') :]
+def _plot(name: str, x_label: str, x, values: Mapping[str, Any]):
+    return {
+        'name': name,
+        'svg': drawing.lines(x, values, x_label, name, True, rising=True),
+        'legend': drawing.legend([*values]),
+    }
 
 
-def _loss_plot(history: History) -> str:
-    def draw(axis):
-        steps = [loss['step'] for loss in history.losses]
-        for name in ('total', 'error', 'bound', 'pooled'):
-            values = np.array([loss[name] for loss in history.losses])
-            if (values > 0).any():
-                axis.plot(steps, values, label=name, linewidth=1)
-        axis.set(xlabel='step', yscale='log')
-        axis.legend()
-
-    return _svg(draw)
+def _loss_plot(history: History):
+    losses = {
+        name: np.array([loss[name] for loss in history.losses])
+        for name in ('total', 'error', 'bound', 'pooled')
+    }
+    return _plot(
+        'loss of the steps',
+        'step',
+        [loss['step'] for loss in history.losses],
+        {name: values for name, values in losses.items() if (values > 0).any()},
+    )
 
 
 def _best_levels(history: History) -> list[tuple[int, dict]]:
@@ -168,43 +161,30 @@ def _best_levels(history: History) -> list[tuple[int, dict]]:
     ]
 
 
-def _levels_plot(history: History) -> str:
-    def draw(axis):
-        looks = _best_levels(history)
-        for step, levels in [*looks[:1], *looks[-1:]][-len(looks) :]:
-            axis.plot(
-                levels['t'],
-                levels['error'],
-                label=f'step {step:,}',
-                marker='o',
-                markersize=3,
-                linewidth=1,
-            )
-        axis.set(xlabel='timestep', yscale='log')
-        axis.legend()
-
-    return _svg(draw)
+def _levels_plot(looks: Sequence[tuple[int, dict]]):
+    return _plot(
+        'held-out error of the noise, by timestep',
+        'timestep',
+        looks[0][1]['t'],
+        {
+            f'step {step:,}': levels['error']
+            for step, levels in (looks[0], looks[-1])
+        },
+    )
 
 
-def _held_out_plot(history: History) -> str:
-    def draw(axis):
-        looks = _best_levels(history)
-        steps = [step for step, _ in looks]
-        errors = np.array([levels['error'] for _, levels in looks])
-        ratios = errors / errors[0]
-        for place in range(0, ratios.shape[1], 2):
-            axis.plot(
-                steps,
-                ratios[:, place],
-                label=f't = {looks[0][1]["t"][place]}',
-                marker='o',
-                markersize=3,
-                linewidth=1,
-            )
-        axis.set(xlabel='step', yscale='log')
-        axis.legend()
-
-    return _svg(draw)
+def _held_out_plot(looks: Sequence[tuple[int, dict]]):
+    errors = np.array([levels['error'] for _, levels in looks])
+    ratios = errors / errors[0]
+    return _plot(
+        'held-out error over the first look, over time',
+        'step',
+        [step for step, _ in looks],
+        {
+            f't = {looks[0][1]["t"][place]}': ratios[:, place]
+            for place in range(0, ratios.shape[1], 2)
+        },
+    )
 
 
 def _table(history: History) -> dict[str, Any] | None:

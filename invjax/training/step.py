@@ -147,7 +147,7 @@ def batch_loss(
     noise: jax.Array,
 ) -> tuple[jax.Array, loss.Loss]:
     """The mean loss of some images, and the means of its parts."""
-    predict = prior.replace(params=params)
+    predict = dataclasses.replace(prior, params=params)
     each = jax.vmap(
         lambda x_0, t, noise: loss.image_loss(
             predict, x_0, t, noise, steps, terms
@@ -182,7 +182,7 @@ def make_step(
     optimizer = make_optimizer(config)
     terms = terms_of(config)
     steps = schedule.reverse_steps(prior.alpha_bar)
-    prior = prior.replace(params={})
+    prior = dataclasses.replace(prior, params={})
     root = jax.random.fold_in(jax.random.key(config.seed), 1)
     parts = config.accumulate
 
@@ -235,7 +235,7 @@ def make_step(
             averages=average(config, state, params),
             is_finite=is_finite,
         )
-        kept = state.replace(is_finite=is_finite)
+        kept = dataclasses.replace(state, is_finite=is_finite)
         new = jax.tree.map(
             lambda one, other: jnp.where(is_finite, one, other), moved, kept
         )
@@ -295,19 +295,19 @@ def compile_step(config: Config, prior: NetworkPrior, mesh: Mesh) -> Compiled:
 
 
 def _memory_words(run, state, num_devices: int) -> str:
-    held = sum(
+    kept = sum(
         leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)
     )
     each = (
         'the device' if num_devices == 1 else f'each of {num_devices} devices'
     )
-    of_state = f'{held / 2**30:.2f} GiB for parameters, averages and optimiser'
+    of_state = f'{kept / 2**30:.2f} GiB for parameters, averages and optimiser'
     try:
         needed = run.memory_analysis().temp_size_in_bytes
     except (AttributeError, NotImplementedError, RuntimeError):
         # Not every backend says.
         return f'on {each} {of_state}, and what a step takes'
     return (
-        f'{(held + needed) / 2**30:.2f} GiB on {each} at the peak, {of_state} '
+        f'{(kept + needed) / 2**30:.2f} GiB on {each} at the peak, {of_state} '
         f'and {needed / 2**30:.2f} GiB for a step'
     )

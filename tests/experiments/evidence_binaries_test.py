@@ -36,7 +36,7 @@ class EvidenceBinariesTest(absltest.TestCase):
         few = '--num_steps=4'
         # All at once, since each takes seconds to import what it needs.
         runs = {
-            'restore': ('restore', face, task, few, samples),
+            'restore': ('restore', face, task, few, samples, '--method=dps'),
             'tune': (
                 'tune', face, task, few,
                 '--method=score_ald',

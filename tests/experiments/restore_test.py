@@ -68,6 +68,7 @@ class RestoreTest(parameterized.TestCase):
             self.assertEqual(x.shape, (64, 64, 3))
         result = json.loads((self.folder / 'result.json').read_text())
         self.assertEqual(result['flags']['num_steps'], '3')
+        self.assertIsNone(result['aim'])
         self.assertEqual(result['flags']['seed'], 0)
         self.assertIsNone(result['flags']['drop_fraction'])
         self.assertEqual(result['operator']['num_missing'], round(0.7 * 64**2))
@@ -213,8 +214,28 @@ class RestoreTest(parameterized.TestCase):
         ),
         (
             'hyperparameter_not_a_number',
-            [f'--image={_FACE}', '--zeta=nan'],
+            [f'--image={_FACE}', '--method=dps', '--zeta=nan'],
             'zeta of dps must be 0 or more and finite, got nan',
+        ),
+        (
+            'hyperparameter_without_a_method',
+            [f'--image={_FACE}', '--zeta=1'],
+            r'--zeta cannot be given with the method auto.*\(dps, mcg\)',
+        ),
+        (
+            'steps_without_a_method',
+            [f'--image={_FACE}', '--num_steps=20'],
+            '--num_steps cannot be given with the method auto',
+        ),
+        (
+            'unknown_aim',
+            [f'--image={_FACE}', '--aim=best'],
+            '--aim must be one of psnr, perception, samples, speed, got .best.',
+        ),
+        (
+            'aim_of_a_method',
+            [f'--image={_FACE}', '--method=dps', '--aim=psnr'],
+            '--aim goes with --method=auto',
         ),
         (
             'parameter_of_another_task',
@@ -289,7 +310,7 @@ class RestoreTest(parameterized.TestCase):
         ),
         (
             'too_many_steps',
-            [f'--image={_FACE}', '--num_steps=1001'],
+            [f'--image={_FACE}', '--method=dps', '--num_steps=1001'],
             'asks for 1001 of 1000 timesteps',
         ),
         (

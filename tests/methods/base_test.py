@@ -9,6 +9,7 @@ from invjax.diffusion import Transition
 from invjax.methods import METHODS
 from invjax.methods.base import Method, renoise, repeat_step
 from invjax.methods.dip import DIP
+from invjax.methods.dmps import DMPS
 from invjax.methods.dps import DPS
 from invjax.methods.sdedit import SDEdit
 from tests.methods import dense
@@ -86,7 +87,7 @@ class SettingsTest(parameterized.TestCase):
 
     def test_a_transition_is_given_by_name_alone(self):
         with self.assertRaises(TypeError):
-            DPS(1.0, 'residual', Transition())
+            DMPS(1.0, Transition())
 
     def test_a_timestep_is_held_against_the_prior_where_that_is_known(self):
         method = SDEdit(250)

@@ -45,6 +45,10 @@ _OTHERS = {
     ('daps', 'langevin_size'): ({'draw': 'langevin'}, 0.1),
     ('daps', 'draw'): ({}, 'langevin'),
     ('ald', 'langevin_steps'): ({}, 2),
+    ('dps', 'retained'): ({'projection': 'state'}, 0.3),
+    ('dps', 'learning_rate'): ({'moments': 'adam'}, 0.1),
+    ('dps', 'beta_1'): ({'moments': 'adam'}, 0.1),
+    ('dps', 'beta_2'): ({'moments': 'adam'}, 0.1),
     ('sitcom', 'delta'): ({}, 100.0),
     # Without noise the ball is a point, whatever the name of its radius.
     ('fast_dips', 'epsilon'): ({'radius': 'fixed'}, 2.0),
@@ -124,6 +128,7 @@ class ContractTest(parameterized.TestCase):
         ('tmpd', {'strength': 0.0}),
         ('dmps', {'strength': 0.0}),
         ('dps', {'zeta': 0.0, 'normalise': 'gradient'}),
+        ('dps', {'learning_rate': 0.0, 'moments': 'adam'}),
         ('score_ald', {'gamma_0': INFINITY, 'gamma_T': INFINITY}),
         (
             'score_ald',

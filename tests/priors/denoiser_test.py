@@ -83,6 +83,10 @@ class FunctionTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, message):
             Denoiser.of(function, SHAPE, how)
 
+    def test_a_shape_without_channels_is_refused(self):
+        with self.assertRaisesRegex(ValueError, r'\(H, W, C\), got \(3, 5\)'):
+            Denoiser.of(says_its_time, (3, 5), 'noise')
+
 
 if __name__ == '__main__':
     absltest.main()

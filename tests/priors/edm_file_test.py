@@ -93,7 +93,7 @@ class ReadTest(EdmFileTestCase):
 
     def test_the_program_text_is_never_run(self):
         marker = self.path.with_name('marker')
-        source = f'open({str(marker)!r}, "w")'
+        source = f'open({str(marker)!r}, "w").close()'
         edm_writer.write_edm_pickle(
             self.path, 'EDMPrecond', _KWARGS, random_tensors(), source
         )

@@ -6,20 +6,34 @@ import tempfile
 from unittest import mock
 
 import hand_made
+import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
 from invjax.report import explorer, methods_page, sprites
+from invjax.training import page as training_page
 
-_CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
 try:
     from playwright import sync_api
 except ImportError:
     sync_api = None
-if sync_api is None or _CHROMIUM is None:
+
+
+def _find_chromium():
+    """Debian's, or the one that `playwright install chromium` has fetched."""
+    found = shutil.which('chromium') or shutil.which('chromium-browser')
+    if found is None:
+        with sync_api.sync_playwright() as driver:
+            own = driver.chromium.executable_path
+        found = own if pathlib.Path(own).exists() else None
+    return found
+
+
+_CHROMIUM = None if sync_api is None else _find_chromium()
+if _CHROMIUM is None:
     pytest.skip(
-        'browser tests are left out: they need the extra `browser` and '
-        'chromium.',
+        'browser tests are left out: they need playwright (the extra `browser`) '
+        'and chromium.',
         allow_module_level=True,
     )
 
@@ -56,9 +70,11 @@ class BrowserTest(parameterized.TestCase):
         self.addCleanup(folder.cleanup)
         self.path = pathlib.Path(folder.name) / 'report.html'
 
-    def open(self, width):
+    def open(self, width, **kwargs):
         """The page, whose complaints and requests are held against it."""
-        page = self.browser.new_page(viewport={'width': width, 'height': 800})
+        page = self.browser.new_page(
+            viewport={'width': width, 'height': 800}, **kwargs
+        )
         self.addCleanup(page.close)
         self.wrong = []
         self.requests = []
@@ -100,7 +116,7 @@ class BrowserTest(parameterized.TestCase):
     @parameterized.parameters(*_WIDTHS)
     def test_a_restoration_is_compared_flipped_and_enlarged(self, width):
         hand_made.restored_page_of(self.path)
-        page = self.open(width)
+        page = self.open(width, permissions=['clipboard-read'])
         bar = page.locator('.compare .bar')
         before = bar.bounding_box()['x']
         page.locator('.compare input').focus()
@@ -125,15 +141,64 @@ class BrowserTest(parameterized.TestCase):
             page.locator('.compare .before').get_attribute('src'),
             page.locator('img[data-key=truth]').get_attribute('src'),
         )
-        page.locator('img[data-key=truth]').click()
-        self.assertTrue(page.locator('#zoom').is_visible())
-        name = page.locator('#zoom strong').inner_text()
-        page.keyboard.press('Escape')
-        self.assertEqual(name, 'truth')
-        self.assertFalse(page.locator('#zoom').is_visible())
         page.locator('.code button').first.click()
         page.locator('.code button', has_text='copied').wait_for()
+        self.assertEqual(page.evaluate('navigator.clipboard.readText()'), 'run')
         self.check(page, width)
+
+    @parameterized.parameters(*_WIDTHS)
+    def test_pictures_are_enlarged_with_sharp_pixels(self, width):
+        hand_made.restored_page_of(self.path)
+        page = self.open(width, device_scale_factor=2)
+        page.locator('img[data-key=truth]').click()
+        name, shown = page.locator('#zoom strong'), page.locator('#zoom img')
+        self.assertEqual(name.inner_text(), 'truth')
+        self.assertEqual(
+            shown.evaluate('img => getComputedStyle(img).imageRendering'),
+            'pixelated',
+        )
+
+        def pixels_of_the_screen():
+            return shown.bounding_box()['width'] * 2 / hand_made.SIDE
+
+        before = pixels_of_the_screen()
+        self.assertGreater(before, 1)
+        self.assertAlmostEqual(before, round(before), places=3)
+        page.keyboard.press('-')
+        self.assertAlmostEqual(pixels_of_the_screen(), before - 1, places=3)
+        page.keyboard.press('ArrowRight')
+        self.assertEqual(name.inner_text(), 'measurement')
+        self.assertAlmostEqual(pixels_of_the_screen(), before - 1, places=3)
+        page.keyboard.press('Escape')
+        self.assertFalse(page.locator('#zoom').is_visible())
+        self.check(page, width)
+
+    def test_the_bar_follows_a_finger(self):
+        hand_made.restored_page_of(self.path)
+        page = self.open(400, has_touch=True, is_mobile=True)
+        box = page.locator('.compare').bounding_box()
+        middle = box['y'] + box['height'] / 2
+
+        def share():
+            at = page.locator('.compare .bar').bounding_box()['x']
+            return (at - box['x']) / box['width']
+
+        page.touchscreen.tap(box['x'] + 0.8 * box['width'], middle)
+        self.assertAlmostEqual(share(), 0.8, delta=0.02)
+        finger = page.context.new_cdp_session(page)
+        for kind, at in (
+            ('touchStart', 0.8),
+            ('touchMove', 0.6),
+            ('touchMove', 0.3),
+            ('touchEnd', None),
+        ):
+            place = {'x': box['x'] + (at or 0) * box['width'], 'y': middle}
+            finger.send(
+                'Input.dispatchTouchEvent',
+                {'type': kind, 'touchPoints': [] if at is None else [place]},
+            )
+        self.assertAlmostEqual(share(), 0.3, delta=0.02)
+        self.check(page, 400)
 
     @parameterized.parameters(*_WIDTHS)
     def test_an_explorers_sliders_change_picture_and_point(self, width):
@@ -153,6 +218,11 @@ class BrowserTest(parameterized.TestCase):
         page.locator('#after').click()
         # Six pictures later.
         self.assertEqual(self.pixel(page, '.compare .after')[0], 128)
+        # The middle of the second curve is eta 0.5.
+        page.locator('#curves svg').nth(1).locator('.hit').nth(1).click()
+        eta = page.locator('input[data-name=eta]')
+        self.assertEqual(eta.input_value(), '1')
+        self.assertEqual(self.pixel(page, '.compare .after')[0], 112)
         page.locator('#bestHere button', has_text='discrepancy').click()
         self.assertEqual(self.pixel(page, '.compare .after')[0], 96)
         self.assertEqual(page.locator('#curves svg').count(), 2)
@@ -174,7 +244,9 @@ class BrowserTest(parameterized.TestCase):
 
     @parameterized.parameters(*_WIDTHS)
     def test_a_table_sorts_filters_and_shows_a_face_by_two(self, width):
-        methods_page.write(self.path, 'A title', hand_made.entries(), {})
+        methods_page.write(
+            self.path, 'A title', hand_made.entries(), {}, protocol='How.'
+        )
         page = self.open(width)
 
         def methods():
@@ -207,7 +279,12 @@ class BrowserTest(parameterized.TestCase):
             page.locator('#csv').click()
         text = pathlib.Path(download.value.path()).read_text()
         self.assertEqual(text, methods_page.as_csv(hand_made.entries()))
-        self.assertEqual(self.wrong, [])
+        with page.expect_download() as download:
+            page.locator('#latex').click()
+        text = pathlib.Path(download.value.path()).read_text()
+        latex = methods_page.as_latex(hand_made.entries(), 'How.')
+        self.assertEqual(text, latex)
+        self.check(page, width)
 
     def test_a_dark_page_is_dark_and_paper_is_white(self):
         hand_made.restored_page_of(self.path)
@@ -223,6 +300,40 @@ class BrowserTest(parameterized.TestCase):
         page.emulate_media(media='print', color_scheme='light')
         self.assertEqual(background(), 'rgb(255, 255, 255)')
         self.assertFalse(page.locator('.controls').first.is_visible())
+        # What is folded is printed, and no wider than a sheet of A4 between
+        # margins of a centimetre.
+        page.set_viewport_size({'width': 718, 'height': 1000})
+        page.pdf()
+        self.assertTrue(page.locator('details pre').first.is_visible())
+        self.check(page, 718)
+
+    @parameterized.parameters(*_WIDTHS)
+    def test_the_page_of_a_training_run_fits(self, width):
+        looks = {'t': [10, 500], 'error': [0.2, 0.01]}
+        looks |= {'noise_std': [0.1, 3.0], 'psnr': [30.0, 15.0]}
+        history = training_page.History(
+            [
+                {'step': s, 'total': 1 / s, 'error': 1 / s, 'bound': 0.1}
+                | {'pooled': 0.0}
+                for s in (1, 2, 3)
+            ],
+            [{'step': s, 'levels': [looks, looks], 'best': 0} for s in (1, 3)],
+        )
+        folder = self.path.parent
+        x = np.zeros((64, 64, 1))
+        for name in ('pictures', 'samples-00000003', 'restorations'):
+            training_page.sheet([[x] * 8]).save(folder / f'{name}.png')
+        training_page.write(
+            folder, mock.Mock(prior_name='mine'), history, {}, {}, 'run'
+        )
+        page = self.open(width)
+        # The loss's second line lies on its first; its fourth is not above 0.
+        loss = page.locator('svg.plot').first
+        self.assertEqual(loss.locator('polyline').count(), 3)
+        self.assertEqual(page.locator('.key').count(), 3 + 2 + 1)
+        page.locator('img').first.click()
+        self.assertTrue(page.locator('#zoom').is_visible())
+        self.check(page, width)
 
 
 if __name__ == '__main__':

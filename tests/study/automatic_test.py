@@ -18,6 +18,7 @@ _ROOT = pathlib.Path(__file__).parents[2]
 _FLAGS = {
     'images': 'somewhere/faces.npz:set',
     'num_images': 4,
+    'noise_std': 0.1,
     'lpips': ['alex'],
 }
 
@@ -70,10 +71,11 @@ class TableTest(absltest.TestCase):
             {'psnr': 'wiener', 'perception': 'dps', 'speed': 'pnp_admm'},
         )
         self.assertEqual(found[1]['evaluations'], 40)
+        self.assertEqual(found[1]['noise_std'], 0.1)
         self.assertEqual(
             found[0]['command'],
             'python -m experiments.evaluate --images=faces.npz:set '
-            '--num_images=4 --lpips=alex',
+            '--num_images=4 --noise_std=0.1 --lpips=alex',
         )
 
     def test_a_task_in_two_files_is_refused(self):
@@ -93,7 +95,8 @@ class FacesTest(absltest.TestCase):
 
     def test_the_page_is_what_the_table_says(self):
         text = (_ROOT / 'docs' / 'choose.md').read_text()
-        self.assertEqual(text, automatic.page(self.card))
+        results = (_ROOT / 'docs' / 'results.md').read_text()
+        self.assertEqual(text, automatic.page(self.card, results))
 
     def test_every_choice_is_a_method_with_settings_it_has(self):
         self.assertNotEmpty(self.card.choices)
@@ -103,15 +106,85 @@ class FacesTest(absltest.TestCase):
             method_class(entry['method']).of(entry['settings']).check(1000)
 
 
+class HeldAgainstTest(absltest.TestCase):
+    RESULTS = """
+### `denoising`
+
+| method | steps | PSNR, dB | LPIPS alex |
+| --- | --- | --- | --- |
+| `measurement` |  | 40.00 +- 0.02 | 0.000 +- 0.001 |
+| `wiener` | quad20 | 36.45 +- 0.08 | **0.003 +- 0.000** |
+| `dps` | 100 | **36.50 +- 0.05** | 0.006 +- 0.000 |
+
+## Something else
+
+| method | steps | PSNR, dB | LPIPS alex |
+| --- | --- | --- | --- |
+| `wiener` | quad20 | 99.00 | 0.000 |
+"""
+
+    def lines(self, *choices):
+        choices = [
+            dict(zip(('aim', 'method', 'num_steps'), c, strict=True))
+            for c in choices
+        ]
+        card = Card(
+            {'name': 'small'},
+            choices=tuple({'task': 'denoising', **c} for c in choices),
+        )
+        return automatic.held_against(card, self.RESULTS)
+
+    def test_choices_stand_beside_the_best_row_of_their_task(self):
+        *_, one, other, _, count = self.lines(
+            ('psnr', 'wiener', 'quad20'), ('perception', 'dps', 100)
+        )
+        self.assertEqual(
+            one,
+            '| `denoising` | psnr | `wiener` | 36.45 +- 0.08 | `dps` '
+            '| 36.50 +- 0.05 | 0.050 | yes |',
+        )
+        self.assertEqual(
+            other,
+            '| `denoising` | perception | `dps` | 0.006 +- 0.000 | `wiener` '
+            '| 0.003 +- 0.000 | 0.003 | no |',
+        )
+        self.assertEqual(count, '1 of 2 are near.')
+
+    def test_a_choice_that_the_table_lacks_has_a_dash(self):
+        *_, row, _, count = self.lines(('psnr', 'wiener', 'quad50'))
+        self.assertIn('| `wiener` | - | `dps` |', row)
+        self.assertEqual(count, '0 of 0 are near.')
+
+
 class _Carded:
     def __init__(self, card):
         self.card = card
         self.alpha_bar = dense.ALPHA_BAR
 
 
+def calibrated(method, observed, task='random_inpainting'):
+    return {
+        'method': method,
+        'task': task,
+        'num_steps': 9,
+        'noise_std': 0.1,
+        'settings': {'clip': False},
+        'num_images': 5,
+        'num_samples': 4,
+        'nominal': [0.2, 0.6],
+        'observed': observed,
+        'standard_error': [0.01, 0.01],
+    }
+
+
 class ChooseTest(parameterized.TestCase):
     CARD = Card(
         {'name': 'small'},
+        calibrated=(
+            calibrated('wiener', [0.2, 0.4]),
+            calibrated('dps', [0.27, 0.58]),
+            calibrated('ddrm', [0.2, 0.6], task='denoising'),
+        ),
         choices=(
             {
                 'task': 'random_inpainting',
@@ -122,6 +195,7 @@ class ChooseTest(parameterized.TestCase):
                 'psnr': 20.0,
                 'lpips': 0.1,
                 'evaluations': 14,
+                'noise_std': 0.1,
                 'of': 3,
                 'faces': 8,
                 'date': '2026-11-27',
@@ -129,22 +203,56 @@ class ChooseTest(parameterized.TestCase):
         ),
     )
 
+    def measured(self, task='random_inpainting'):
+        case = dense.case_of('random_inpainting', 0.1)
+        return case.problem.replace(task=task)
+
+    def choose(self, aim, task='random_inpainting', card=CARD):
+        prior = _Carded(card)
+        return restoration.choose(self.measured(task), prior, aim)
+
     def test_it_takes_the_entry_and_says_why(self):
-        measured = dense.case_of('random_inpainting').problem
-        measured = measured.replace(task='random_inpainting')
-        chosen = restoration.choose(measured, _Carded(self.CARD), 'speed')
+        chosen = self.choose('speed')
         self.assertEqual(
             (chosen.method.name, chosen.method.zeta, chosen.num_steps),
             ('dps', 2.5, 7),
         )
-        self.assertIn('best of 3 methods for speed', chosen.words)
+        self.assertIn('best of 3 runs for speed', chosen.words)
+        self.assertNotIn('noise', chosen.words)
+
+    def test_it_says_where_the_entry_is_of_other_noise(self):
+        measured = self.measured().replace(noise_std=jnp.float32(0.3))
+        chosen = restoration.choose(measured, _Carded(self.CARD), 'speed')
+        self.assertIn('all with noise 0.1, where this has 0.3', chosen.words)
+
+    def test_for_samples_it_takes_the_least_wrong_coverage(self):
+        # wiener is off by 0.2 at worst and dps by 0.07.
+        chosen = self.choose('samples')
+        self.assertEqual(
+            (chosen.method.name, chosen.method.transition.clip),
+            ('dps', False),
+        )
+        self.assertEqual(chosen.num_steps, 9)
+        self.assertIn('its 20% intervals held the truth in 27%', chosen.words)
+        self.assertIn('of 2 methods measured', chosen.words)
+
+    def test_samples_that_are_too_sure_are_not_taken(self):
+        card = Card(
+            {'name': 'small'}, calibrated=(calibrated('wiener', [0.2, 0.4]),)
+        )
+        chosen = self.choose('samples', card=card)
+        self.assertEqual((chosen.method.name, chosen.num_steps), ('dps', 100))
+        self.assertIn('none of 1 methods measured', chosen.words)
+        self.assertIn('60% intervals held the truth in 40%', chosen.words)
 
     @parameterized.parameters(
-        ('linear', 'psnr', 'wiener'),
-        ('linear', 'samples', 'dps'),
-        ('tanh', 'psnr', 'daps'),
+        ('linear', 'psnr', 'wiener', 'no table of choices'),
+        ('linear', 'samples', 'dps', 'no table of choices'),
+        ('tanh', 'psnr', 'daps', 'no table of choices'),
     )
-    def test_without_an_entry_it_falls_back_and_says_so(self, kind, aim, name):
+    def test_without_a_table_it_falls_back_and_says_so(
+        self, kind, aim, name, words
+    ):
         measured = dense.case_of('random_inpainting').problem
         if kind == 'tanh':
             operator = operators.Function.of(jnp.tanh, (4, 4, 1))
@@ -153,25 +261,36 @@ class ChooseTest(parameterized.TestCase):
             )
         chosen = restoration.choose(measured, dense.prior_of((4, 4, 1)), aim)
         self.assertEqual(chosen.method.name, name)
-        self.assertIn(f'for want of a choice for {aim}', chosen.words)
+        self.assertIn(words, chosen.words)
+
+    @parameterized.parameters(
+        ('psnr', 'wiener', 'small have nothing for psnr on random_inpainting'),
+        ('samples', 'dps', 'no coverage was measured for small on jpeg'),
+    )
+    def test_what_a_table_lacks_is_said(self, aim, name, words):
+        task = 'jpeg' if aim == 'samples' else 'random_inpainting'
+        chosen = self.choose(aim, task)
+        self.assertEqual(chosen.method.name, name)
+        self.assertIn(words, chosen.words)
 
     @parameterized.parameters(
         ({'aim': 'psrn'}, 'aim must be one of psnr, perception'),
-        ({'zeta': 1.0}, 'zeta cannot be given with auto'),
+        ({'zeta': 1.0}, r'zeta cannot be given with .* as well \(dps, mcg\)'),
+        ({'eta': 1.0}, r'eta cannot be given with .* a method as well \(any\)'),
+        ({'num_steps': 5}, 'num_steps cannot be given with the method auto'),
         ({'method': 'dps', 'aim': 'psnr'}, "aim goes with the method 'auto'"),
     )
     def test_mistakes_are_refused(self, given, words):
         case = dense.case_of('random_inpainting')
         with self.assertRaisesRegex(ValueError, words):
-            restoration.restore(
-                case.problem, case.prior, **{'method': 'auto', **given}
-            )
+            restoration.restore(case.problem, case.prior, **given)
 
     def test_restore_takes_steps_and_method_of_the_choice(self):
         case = dense.case_of('random_inpainting')
-        restored = restoration.restore(case.problem, case.prior, 'auto')
+        restored = restoration.restore(case.problem, case.prior)
         self.assertEqual(restored.num_steps, 'quad20')
         self.assertEqual(restored.method.name, 'wiener')
+        self.assertEqual(restored.aim, 'psnr')
 
 
 if __name__ == '__main__':

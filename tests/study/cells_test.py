@@ -1,5 +1,6 @@
 """Cells on disk: named by what they depend on, whole or not there at all."""
 
+import gc
 import json
 import logging
 import os
@@ -244,6 +245,17 @@ class RecordsTest(absltest.TestCase):
         self.assertEqual(scores[1]['seconds'], 3.0)
         self.assertEqual(scores[1]['success'], 0.0)
         self.assertTrue(np.isnan(scores[2]['seconds']))
+
+
+class PassingFolderTest(absltest.TestCase):
+    def test_it_goes_with_the_object(self):
+        folder = cells.PassingFolder()
+        path = pathlib.Path(folder.path)
+        (path / 'cells').mkdir()
+        self.assertTrue(path.is_dir())
+        del folder
+        gc.collect()
+        self.assertFalse(path.exists())
 
 
 if __name__ == '__main__':

@@ -200,6 +200,11 @@ class RefusalTest(parameterized.TestCase):
             'problems must be of images',
         ),
         (
+            'pictures and problems',
+            {'images': [invjax.measure(_TRUTHS[0], 'denoising'), _TRUTHS[1]]},
+            'all pictures or all problems, got 1 and 1',
+        ),
+        (
             'both',
             {'method': [invjax.dps()], 'grid': {'zeta': [1]}},
             'a grid or settings cannot be given with several methods',

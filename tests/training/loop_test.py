@@ -265,9 +265,10 @@ class RunTest(parameterized.TestCase):
         self.assertIn(best, (0, 1))
         levels = rest['history']['looks'][-1]['levels'][best]
         self.assertEqual(levels['error'], card['held_out_loss']['error'])
-        text = (self.out / 'train.html').read_text()
+        text = (self.out / 'report.html').read_text()
         self.assertIn('public domain', text)
         self.assertIn('2 of 2', text)
+        self.assertIn('>python -m experiments.train', text)
         for name in ('samples-00000002', 'restorations', 'pictures'):
             self.assertTrue((self.out / f'{name}.png').is_file())
 

@@ -3,6 +3,7 @@
 import functools
 import pathlib
 import tempfile
+from unittest import mock
 
 import flax.traverse_util
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from invjax.priors import checkpoint, convert
+from invjax.priors.denoiser import Denoiser
 from invjax.priors.unet import UNet
 from invjax.training import Config, network
 
@@ -156,6 +158,16 @@ class OfPriorTest(parameterized.TestCase):
                     init=str(self.folder), channels=3, noise_schedule='linear'
                 )
             )
+
+    def test_a_network_of_another_family_is_refused(self):
+        other = Denoiser.of(lambda x, t: x, (_SIDE, _SIDE, 1), 'noise')
+        with (
+            mock.patch.object(checkpoint, 'load_prior', return_value=other),
+            self.assertRaisesRegex(
+                ValueError, 'other must be a network of the'
+            ),
+        ):
+            network.make_start(_config(init='other'))
 
 
 class ConfigTest(parameterized.TestCase):
