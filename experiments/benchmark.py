@@ -2,6 +2,8 @@
 
     python -m experiments.benchmark --out=benchmark
     python -m experiments.benchmark --peer=OTHER/bin/python --out=benchmark
+    PYTHONPATH=EDM python -m experiments.benchmark --peer=OTHER/bin/python \\
+        --networks=celebahq256,edm_ffhq64 --batches=1
 
 Times are medians of `--rounds`, and a DPS or ScoreALD step is timed as the
 sampler runs it. The ceiling is a large float32 matrix product in the same
@@ -10,7 +12,9 @@ run there in turn with ours: forward against forward, and a DPS step of ours
 against the bare gradient of PyTorch's network.
 
 The network of `ffhq256` has random weights. Its compile time and peak memory
-are taken in processes of their own.
+are taken in processes of their own. Of `celebahq256` and `edm_ffhq64` the peer, with
+diffusers and a clone of NVlabs/edm as EDM, writes files with random weights, which
+are loaded and timed.
 
     python -m experiments.benchmark --accelerator --out=benchmark
 
@@ -31,7 +35,11 @@ from invjax.commandline.program import run
 from invjax.report import benchmarks
 
 FLAGS = Flags(__doc__)
-FLAGS.strings('networks', benchmarking.NETWORKS, 'Of faces64 and ffhq256.')
+FLAGS.strings(
+    'networks',
+    benchmarking.NETWORKS,
+    f'Of {", ".join(benchmarking.NETWORKS + benchmarking.WRITTEN)}.',
+)
 FLAGS.strings('batches', ['1', '8'], 'Images at once.')
 FLAGS.integer('rounds', 5, 'Of each time.', at_least=1)
 FLAGS.string('peer', None, 'A Python that can import torch and deepinv.')

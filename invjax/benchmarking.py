@@ -8,6 +8,11 @@ DPS step of ours against the bare gradient of PyTorch's network.
 
 The network of `ffhq256` has random weights. Its compile time and peak memory
 are taken in processes of their own.
+
+Of `celebahq256` and `edm_ffhq64` the peer writes the file, with random weights, by
+the code of their authors (`comparison/written_peer.py`). It is loaded here as any
+file is, which is timed, and a pass of it runs in turn with the peer's: forward
+against forward, and gradient against gradient.
 """
 
 import contextlib
@@ -37,6 +42,8 @@ from invjax.priors import checkpoint
 from invjax.priors.unet import NetworkPrior, UNet
 
 NETWORKS = ('faces64', 'ffhq256')
+# Those of which the peer writes the file.
+WRITTEN = ('celebahq256', 'edm_ffhq64')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,13 +51,15 @@ class Benchmark:
     """What is measured.
 
     Attributes:
-        networks: of NETWORKS.
+        networks: of NETWORKS and WRITTEN.
         batches: images at once.
         rounds: of each time.
-        peer: a Python that can import torch and deepinv, or None.
+        peer: a Python that can import torch and deepinv, or for WRITTEN what
+            `comparison/written_peer.py` says; or None.
         dtype: of the computation, 'float32' or 'bfloat16'.
         prepare: on a CPU in float32, convolutions by minimal filtering.
         remat: recompute blocks in the gradient to save memory.
+        kept: the folder of each of WRITTEN, where it has been loaded.
     """
 
     networks: Sequence[str] = NETWORKS
@@ -60,6 +69,7 @@ class Benchmark:
     dtype: str = 'float32'
     prepare: bool = True
     remat: bool = False
+    kept: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,19 +102,26 @@ _LARGEST_ON_CPU = 1
 def check(asked: Benchmark) -> None:
     """Refuse, with a ValueError, networks that there are not."""
     for name in asked.networks:
-        if name not in NETWORKS:
+        if name not in NETWORKS + WRITTEN:
             raise ValueError(
-                f'--networks must be of {" and ".join(NETWORKS)}, got {name!r}.'
+                f'--networks must be of {", ".join(NETWORKS + WRITTEN)}, got '
+                f'{name!r}.'
             )
+        if name in WRITTEN and asked.peer is None:
+            raise ValueError(f'{name} needs --peer, which writes its file.')
 
 
 def measure(asked: Benchmark, say: Callable[[str], None] = print) -> Measured:
     """Measure all; `say` is called with a line a row."""
     measured: list[dict] = []
     others: list[tuple[str, str]] = []
-    with _peer(asked) as ask:
-        ceiling = _ceiling()
-        for name in asked.networks:
+    ceiling = _ceiling()
+    for name in WRITTEN:
+        if name in asked.networks:
+            measured += _of_written(name, asked, ceiling, others, say)
+    ours = [name for name in asked.networks if name in NETWORKS]
+    with _peer(asked) if ours else contextlib.nullcontext() as ask:
+        for name in ours:
             prior, seconds = _timed(lambda name=name: make_prior(name, asked))
             others.append((f'{name}: load', f'{seconds:.1f} s'))
             for batch in asked.batches:
@@ -134,8 +151,10 @@ def measure(asked: Benchmark, say: Callable[[str], None] = print) -> Measured:
 def make_prior(name: str, asked: Benchmark):
     """The network, with random weights where the real ones are not at hand."""
     dtype = jnp.dtype(asked.dtype)
-    if name == 'faces64':
-        prior = checkpoint.load_prior(name, dtype=dtype, remat=asked.remat)
+    if name == 'faces64' or name in asked.kept:
+        prior = checkpoint.load_prior(
+            asked.kept.get(name, name), dtype=dtype, remat=asked.remat
+        )
     else:
         prior = random_prior(UNet(dtype=dtype, remat=asked.remat))
     is_cpu = jax.default_backend() == 'cpu'
@@ -186,6 +205,12 @@ def arguments_of_dps(prior, x) -> tuple:
     step = schedule.Steps(*(jnp.asarray(field[_T]) for field in steps))
     of_lanes = jax.random.split(jax.random.key(2), len(x))
     return prior, x, of_lanes, a_problem(prior), step
+
+
+@jax.jit
+def _gradient(prior, x):
+    """Of the sum of squares, back to the images."""
+    return jax.grad(lambda x: jnp.sum(jnp.square(forward(prior, x))))(x)
 
 
 @jax.jit
@@ -341,7 +366,12 @@ def rows(
         'DPS step': Call(sampler('dps'), num_steps, 2, 'gradient'),
         'bare DPS step': Call(lambda: bare_dps(*of_a_step), 1, 2),
     }
-    ask_peer = None
+    return _rows(name, prior, x, calls, rounds, ceiling, ask)
+
+
+def _rows(name, prior, x, calls, rounds, ceiling, ask) -> list[dict]:
+    """A row a call, of a network on images x, (B, H, W, C)."""
+    batch, ask_peer = len(x), None
     if ask is not None:
         ask_peer = functools.partial(_ask, ask, name, batch)
     timed = time_calls(calls, rounds, ask_peer)
@@ -367,6 +397,69 @@ def flops_of_pass(prior, x) -> float:
     costs = forward.lower(plain, x[:1]).cost_analysis()
     # Not every compiler counts them.
     return math.nan if costs is None else costs['flops']
+
+
+def _of_written(
+    name: str, asked: Benchmark, ceiling, others: list, say
+) -> list[dict]:
+    """Rows of a network whose file the peer writes; adds to `others`."""
+    python = asked.peer
+    assert python is not None, '`check` refuses it.'
+    found = []
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        peer.start(python, 'written_peer.py', 'torch') as ask,
+    ):
+        path = ask(network=name, kind='write', folder=folder)
+        keep = pathlib.Path(folder) / 'kept'
+        loads = [
+            _in_a_process('load_alone', path, keep=str(keep)) for _ in range(2)
+        ]
+        (kept,) = keep.iterdir()
+        asked = dataclasses.replace(asked, kept={name: str(kept)})
+        prior = make_prior(name, asked)
+        for batch in asked.batches:
+            x = jax.random.normal(
+                jax.random.key(0), (batch, *prior.image_shape)
+            )
+            calls = {
+                kind: Call(
+                    functools.partial(function, prior, x), 1, passes, kind
+                )
+                for kind, function, passes in (
+                    ('forward', forward, 1),
+                    ('gradient', _gradient, 2),
+                )
+            }
+            found += _rows(name, prior, x, calls, asked.rounds, ceiling, ask)
+            for made in found[-len(calls) :]:
+                say(line(made))
+        with peer.start(python, 'written_peer.py', 'torch') as fresh:
+            theirs = fresh(network=name, batch=1, kind='memory')
+        with tempfile.TemporaryDirectory() as cache:
+            plain = dataclasses.replace(asked, prepare=False)
+            _, step = (step_in_a_process(name, plain, cache) for _ in range(2))
+    first, again = (f'{load["seconds"]:.1f} s' for load in loads)
+    peaks = [load['peak_bytes'] / 2**30 for load in loads]
+    others += [
+        (f'{name}: load its file / what is kept of it', f'{first} / {again}'),
+        (
+            f'{name}: peak memory of these',
+            ' / '.join(f'{peak:.2f} GiB' for peak in peaks),
+        ),
+        (
+            f'{name}: peak memory of a DPS step, plain',
+            f'{step["peak_bytes"] / 2**30:.2f} GiB, '
+            f'{step["peak_bytes"] / theirs:.2f} of the peer with a gradient',
+        ),
+    ]
+    return found
+
+
+def load_alone(path: str) -> dict:
+    """In a process of its own: seconds to load a prior, peak memory."""
+    _, seconds = _timed(lambda: checkpoint.load_prior(path, check=False))
+    return {'seconds': seconds, 'peak_bytes': _peak_bytes()}
 
 
 def _sweep_against_runs(prior, rounds):
@@ -446,9 +539,9 @@ _ROOT = pathlib.Path(__file__).parents[1]
 _CHILD = """
 import json, sys
 from invjax import benchmarking
-name, fields = json.loads(sys.argv[1])
-asked = benchmarking.Benchmark(**fields)
-print(json.dumps(benchmarking.step_alone(name, asked)))
+function, name, fields = json.loads(sys.argv[1])
+asked = [benchmarking.Benchmark(**fields)] if fields else []
+print(json.dumps(getattr(benchmarking, function)(name, *asked)))
 """
 
 
@@ -460,11 +553,17 @@ def step_in_a_process(name: str, asked: Benchmark, cache: str) -> dict:
         asked: how it is computed.
         cache: folder of compiled programs.
     """
-    question = json.dumps([name, dataclasses.asdict(asked)])
+    return _in_a_process('step_alone', name, dataclasses.asdict(asked), cache)
+
+
+def _in_a_process(function, name, fields=None, cache=None, keep=None) -> dict:
+    """What a function of this module answers in a process of its own."""
+    question = json.dumps([function, name, fields])
     environment = {
         **os.environ,
-        'JAX_COMPILATION_CACHE_DIR': cache,
         'PYTHONPATH': os.pathsep.join([str(_ROOT), *filter(None, sys.path)]),
+        **({'JAX_COMPILATION_CACHE_DIR': cache} if cache else {}),
+        **({'INVJAX_CHECKPOINTS': keep} if keep else {}),
     }
     done = subprocess.run(
         [sys.executable, '-c', _CHILD, question],

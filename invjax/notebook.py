@@ -6,9 +6,8 @@ import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from PIL import Image
 
-from invjax import images
+from invjax.images.pictures import plane_names, to_pillow
 
 _WIDTH = 192  # pixels on the page
 
@@ -17,12 +16,14 @@ def as_html(pictures: Mapping[str, np.ndarray], text: str) -> str:
     """Pictures side by side with their names, and a text below.
 
     Args:
-        pictures: name to (H, W, 1 or 3) in [-1, 1]; what is not finite is grey.
+        pictures: name to (H, W, C) in [-1, 1], shown as `images.planes`; what
+            is not finite is grey.
         text: plain.
     """
     figures = ''.join(
         '<figure style="display:inline-block;margin:4px">'
-        f'{_image(x)}<figcaption>{html.escape(name)}</figcaption></figure>'
+        f'{_image(x)}<figcaption>{html.escape(_caption(name, x))}</figcaption>'
+        '</figure>'
         for name, x in pictures.items()
     )
     return f'<div>{figures}<pre>{html.escape(text)}</pre></div>'
@@ -45,11 +46,17 @@ def _bold(text: str) -> str:
 
 
 def _image(x: np.ndarray) -> str:
-    pixels = images.to_uint8(np.nan_to_num(np.asarray(x)))
+    picture = to_pillow(np.nan_to_num(np.asarray(x)))
     buffer = io.BytesIO()
-    Image.fromarray(pixels.squeeze()).save(buffer, 'PNG')
+    picture.save(buffer, 'PNG')
     data = base64.b64encode(buffer.getvalue()).decode()
+    width = _WIDTH * picture.width // np.shape(x)[1]
     return (
         f'<img src="data:image/png;base64,{data}" '
-        f'style="width:{_WIDTH}px;image-rendering:pixelated">'
+        f'style="width:{width}px;image-rendering:pixelated">'
     )
+
+
+def _caption(name: str, x: np.ndarray) -> str:
+    names = plane_names(np.shape(x)[-1])
+    return f'{name}: {names}' if names else name

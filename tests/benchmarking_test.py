@@ -1,14 +1,18 @@
 """What a benchmark says, held against a clock and a peer that are made by hand."""
 
+import dataclasses
+import pathlib
 import tempfile
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
 from invjax import benchmarking
+from invjax.priors.denoiser import Denoiser
 from invjax.priors.unet import NetworkPrior, UNet
 from invjax.report import benchmarks
 
@@ -156,6 +160,92 @@ class AskedTest(absltest.TestCase):
         with self.assertRaisesRegex(ValueError, "got 'sdxl'"):
             benchmarking.check(benchmarking.Benchmark(['faces64', 'sdxl']))
         benchmarking.check(benchmarking.Benchmark())
+
+    def test_a_network_whose_file_the_peer_writes_needs_one(self):
+        asked = benchmarking.Benchmark(['edm_ffhq64'])
+        with self.assertRaisesRegex(ValueError, 'edm_ffhq64 needs --peer'):
+            benchmarking.check(asked)
+        benchmarking.check(dataclasses.replace(asked, peer='/a/python'))
+
+
+class WrittenTest(absltest.TestCase):
+    """A network whose file the peer writes; here a function in its place."""
+
+    def setUp(self):
+        super().setUp()
+        self.prior = Denoiser.of(lambda x, t: 0.5 * x, (4, 4, 3), 'noise')
+
+    def test_the_gradient_is_that_of_the_sum_of_squares(self):
+        x = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
+        # Of (x / 2)^2, for each value.
+        np.testing.assert_allclose(
+            benchmarking._gradient(self.prior, x), 0.5 * x, rtol=1e-6
+        )
+
+    def test_it_is_written_loaded_twice_and_timed_beside_the_peer(self):
+        asked, loads = [], iter([(8.0, 3), (2.0, 1)])
+
+        def ask(**question):
+            asked.append(question)
+            if question['kind'] == 'write':
+                return f'{question["folder"]}/written.pkl'
+            return 2 * 2**30 if question['kind'] == 'memory' else 4.0
+
+        def in_a_process(function, path, keep):
+            self.assertEqual(function, 'load_alone')
+            self.assertStartsWith(path, asked[0]['folder'])
+            (pathlib.Path(keep) / 'one').mkdir(parents=True, exist_ok=True)
+            seconds, peak = next(loads)
+            return {'seconds': seconds, 'peak_bytes': peak * 2**30}
+
+        def prior(name, asked):
+            self.assertEndsWith(asked.kept[name], 'kept/one')
+            return self.prior
+
+        def step(name, asked, cache):
+            self.assertFalse(asked.prepare)
+            return {'peak_bytes': 3 * 2**30}
+
+        peer = mock.MagicMock()
+        peer.return_value.__enter__.return_value = ask
+        others = []
+        with (
+            mock.patch.object(benchmarking.peer, 'start', peer),
+            mock.patch.object(benchmarking, '_in_a_process', in_a_process),
+            mock.patch.object(benchmarking, '_prior', prior),
+            mock.patch.object(benchmarking, 'step_in_a_process', step),
+        ):
+            rows = benchmarking._of_written(
+                'edm_ffhq64',
+                benchmarking.Benchmark(batches=[2], rounds=1, peer='python'),
+                1e9,
+                others,
+                lambda line: None,
+            )
+        self.assertEqual([r['what'] for r in rows], ['forward', 'gradient'])
+        for row in rows:
+            self.assertEqual(row['peer_seconds_per_image'], 2.0)
+            self.assertAlmostEqual(row['ratio'], row['seconds_per_image'] / 2)
+        self.assertEqual(
+            [question['kind'] for question in asked],
+            [
+                'write',
+                *('forward', 'gradient', 'forward', 'gradient'),
+                'memory',
+            ],
+        )
+        self.assertEqual(
+            [words for _, words in others],
+            [
+                '8.0 s / 2.0 s',
+                '3.00 GiB / 1.00 GiB',
+                '3.00 GiB, 1.50 of the peer with a gradient',
+            ],
+        )
+        table = benchmarks.table(
+            benchmarking.Measured(1e9, rows, others, 'float32', 'cpu')
+        )
+        self.assertIn('| edm_ffhq64: peak memory of these', '\n'.join(table))
 
 
 class ProcessesTest(parameterized.TestCase):

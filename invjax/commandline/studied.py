@@ -62,6 +62,7 @@ def load(given: Given) -> Data:
     groups.noise_of(given)  # Refuses what cannot be, before loading.
     distances = load_distances(given.lpips)
     prior = groups.load_prior(given, given.max_lanes)
+    distances = _for_channels(distances, prior.image_shape[-1])
     truths = read_images(given, prior.image_shape)
     return Data(prior, truths, given.first_image, distances)
 
@@ -72,6 +73,19 @@ def load_distances(variants) -> list[metrics.LPIPS]:
         return [metrics.load_lpips(v) for v in variants if v != 'none']
     except RuntimeError as error:
         raise ValueError(str(error)) from None
+
+
+def _for_channels(distances, channels: int) -> list[metrics.LPIPS]:
+    """The distances that judge images of so many channels; says what is done."""
+    if distances and channels == 1:
+        print('LPIPS is of the grey channel, repeated three times.')
+    if distances and channels not in (1, 3):
+        print(
+            f'LPIPS is left out: it judges grey and RGB, not {channels} '
+            'channels.'
+        )
+        return []
+    return distances
 
 
 def how(given: Given, share: tuple[int, int]) -> dict[str, Any]:

@@ -31,13 +31,17 @@ _FACES64 = {
 
 @contextlib.contextmanager
 def start(
-    python: str, script: str, seconds: float | None = None
+    python: str,
+    script: str,
+    packages: str = 'torch and deepinv',
+    seconds: float | None = None,
 ) -> Iterator[Callable[..., Any]]:
     """Start a script; gives a function from a question to its answer.
 
     Args:
-        python: the path of a Python that can import torch and deepinv.
+        python: the path of a Python that can import the packages.
         script: the name of a file beside this one.
+        packages: that it imports at its start, for a refusal.
         seconds: after which it is ended, whatever it does; None for never.
 
     Raises:
@@ -81,8 +85,8 @@ def start(
         try:
             if answers.readline().strip() != json.dumps('ready'):
                 raise ValueError(
-                    f'{python} cannot import torch and deepinv; install them '
-                    'there.'
+                    f'{python} cannot import {packages}; install what is '
+                    'missing there.'
                 )
             yield ask
         finally:

@@ -271,9 +271,11 @@ def to_channels(
     Raises:
         ValueError: as `read_picture` says.
     """
+    notes = []
+    if channels not in (1, 3) and raw.alpha is not None:
+        notes.append('opacity taken as data')
     raw = _with_channels(raw, channels, path)
     _check_bits(raw, value_range, path)
-    notes = []
     if raw.alpha is None and raw.full == 255 and value_range is None:
         # Stays in 8 bits, as other programs resize it.
         colours = raw.pixels
@@ -421,18 +423,72 @@ def to_uint8(x: np.ndarray) -> np.ndarray:
     return np.round((np.clip(x, -1, 1) + 1) * 127.5).astype(np.uint8)
 
 
-def to_pillow(x: np.ndarray) -> Image.Image:
-    """(H, W, 1 or 3) in [-1, 1] to a grey or an RGB picture of 8 bits."""
+def planes(x: np.ndarray) -> np.ndarray:
+    """What is shown of (H, W, C): itself where C is 1 or 3, else its planes.
+
+    Channels that are neither grey nor red, green and blue have no colours, so
+    each is a grey picture, (H, W); `plane_names` says which is which.
+
+    Args:
+        x: (H, W, C) of any numbers.
+
+    Returns:
+        (H, W, 1 or 3), or (H, C W, 1): channel 0 at the left.
+
+    Raises:
+        ValueError: for another number of axes, or no channels.
+    """
     x = np.asarray(x)
-    if x.ndim != 3 or x.shape[-1] not in (1, 3):
+    if x.ndim != 3 or x.shape[-1] < 1:
         raise ValueError(
-            f'a picture has 1 or 3 channels, (H, W, C), got {x.shape}.'
+            f'a picture has one or more channels, (H, W, C), got {x.shape}.'
         )
+    if x.shape[-1] in (1, 3):
+        return x
+    height, width, channels = x.shape
+    return np.moveaxis(x, -1, 1).reshape(height, channels * width, 1)
+
+
+def from_planes(shown: np.ndarray, channels: int) -> np.ndarray:
+    """The inverse of `planes`, given the number of channels; (H, W, C)."""
+    if channels in (1, 3):
+        return shown
+    height, width, _ = shown.shape
+    return np.moveaxis(
+        shown.reshape(height, channels, width // channels), 1, -1
+    )
+
+
+def plane_names(channels: int) -> str:
+    """What `planes` shows, for a caption; '' for grey and for RGB."""
+    if channels in (1, 3):
+        return ''
+    numbers = ', '.join(map(str, range(channels)))
+    return f'channels {numbers} from left to right'
+
+
+def root_mean_square(values: np.ndarray) -> np.ndarray:
+    """A map of the `planes` of (H, W, C), whose channels are averaged.
+
+    Returns:
+        (H, W); or (H, C W) for channels that are neither grey nor RGB, which
+        measure different things.
+    """
+    return np.sqrt(np.mean(planes(np.asarray(values) ** 2), axis=-1))
+
+
+def to_pillow(x: np.ndarray) -> Image.Image:
+    """The `planes` of (H, W, C) in [-1, 1] as a picture of 8 bits."""
+    x = planes(x)
     return Image.fromarray(to_uint8(x[..., 0] if x.shape[-1] == 1 else x))
 
 
 def write_image(path, x: np.ndarray) -> pathlib.Path:
-    """Write (H, W, 1 or 3) in [-1, 1] as PNG, its folder too; return it."""
+    """Write the `planes` of (H, W, C) in [-1, 1] as PNG, its folder too.
+
+    Returns:
+        The path.
+    """
     picture = to_pillow(x)
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -272,9 +272,14 @@ def _layout(label, header, image_shape) -> _Layout:
         f'{label} is {header.dtype} {_shape(shape)}, '
         + ('which can be read in two ways; it' if found else 'but')
         + f' must be (N, {height}, {width}, C) or (N, C, {height}, {width}) '
-        'with 1, 3 or 4 channels'
+        f'with {_listed(counts)} channels'
         + f', or (N, {height}, {width}) for grey; arrays are not resized.'
     )
+
+
+def _listed(counts: set[int]) -> str:
+    *some, last = sorted(counts)
+    return f'{", ".join(map(str, some))} or {last}'
 
 
 def _shape(shape) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from invjax.images.pictures import to_pillow
+from invjax.images.pictures import plane_names, to_pillow
 
 _FONT_SIZE = 13
 # Pixels between cells, and around text.
@@ -28,13 +28,18 @@ def sheet(
     cell's top left corner. Text is broken into lines that fit.
 
     Args:
-        rows: of (H, W, 1 or 3) images in [-1, 1], of any sizes.
+        rows: of (H, W, C) images in [-1, 1], of any sizes; other numbers of
+            channels than 1 and 3 are shown as `pictures.planes`, which the
+            titles then say.
         titles: one a column, or none; lines may be parted by a newline.
         labels: one a row, or none.
         cell: side of a cell in pixels, where no picture is larger than that;
             cells fit closely around the largest picture.
     """
     tiles = [[to_pillow(x) for x in row] for row in rows]
+    names = plane_names(max(np.shape(x)[-1] for row in rows for x in row))
+    if names:
+        titles = [f'{title}\n{names}' for title in titles] or [names]
     every = [tile for row in tiles for tile in row]
     largest = [max(tile.size[i] for tile in every) for i in (0, 1)]
     scale = max(1, cell // max(largest))

@@ -110,21 +110,23 @@ class LPIPS:
         """Return the distance of two images.
 
         Args:
-            x: (H, W, 3) image in [-1, 1], at least 31 pixels a side for `alex`
-                and 16 for `vgg`.
-            reference: (H, W, 3) image in [-1, 1].
+            x: (H, W, 3) image in [-1, 1], or (H, W, 1), whose grey channel is
+                repeated; at least 31 pixels a side for `alex` and 16 for `vgg`.
+            reference: as x, and in its shape.
 
         Raises:
-            ValueError: the shapes differ, are not (H, W, 3) or are too small,
-                or the images are not float.
+            ValueError: the shapes differ, have another number of channels or
+                are too small, or the images are not float.
         """
         check_pair(x, reference)
         check_side(f'LPIPS {self.variant}', x, TRUNKS[self.variant].min_side)
-        if x.shape[-1] != 3:
+        if x.shape[-1] not in (1, 3):
             raise ValueError(
-                f'LPIPS needs 3 channels, got {x.shape[-1]}; '
-                'repeat a grey image three times.'
+                'LPIPS compares grey or RGB images, of 1 or 3 channels, got '
+                f'{x.shape[-1]}.'
             )
+        if x.shape[-1] == 1:
+            x, reference = (jnp.repeat(a, 3, axis=-1) for a in (x, reference))
         # Two passes, not one on the stacked pair: where a vmap holds the
         # reference fixed, its features are computed once.
         distances = [

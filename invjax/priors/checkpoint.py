@@ -76,14 +76,17 @@ KNOWN_PRIORS = {
         sha256='8c6701b6141cff7cd184cc7e23156fecec3d6ec480efcb666e8b8747b9018719',
     ),
     'ffhq256': KnownPrior(
-        'FFHQ at 256 x 256, by the authors of DPS; CC BY-NC-SA 4.0',
+        'FFHQ at 256 x 256 (Choi et al., ILVR, 2021), which DPS and others use; '
+        'weights BSD 3-Clause by their page on the hub, data for non-commercial '
+        'use (CC BY-NC-SA 4.0)',
         size_mib=357,
         repository='deepinv/diffunet',
         filename='diffusion_ffhq_10m.pt',
         network=UNet(),
     ),
     'edm_ffhq64': KnownPrior(
-        'FFHQ at 64 x 64, by NVIDIA (Karras et al., 2022); CC BY-NC-SA 4.0',
+        'FFHQ at 64 x 64, by NVIDIA (Karras et al., 2022); weights CC BY-NC-SA '
+        '4.0, as the data',
         size_mib=236,
         filename='edm-ffhq-64x64-uncond-vp.pkl',
         page='https://github.com/NVlabs/edm',
@@ -504,7 +507,14 @@ def _restore(folder: pathlib.Path, dtype, remat) -> NetworkPrior | Denoiser:
 def _published(fields: dict) -> tuple[dict, ...]:
     """Defaults of a known prior that its authors, or others, published."""
     known = KNOWN_PRIORS.get(fields['name'])
-    if known is None or fields.get('note') != known.note:
+    if known is None:
+        return ()
+    # Another file may have been given this name.
+    if known.filename is None:
+        is_known = fields.get('repository') == known.repository
+    else:
+        is_known = fields.get('source') == known.filename
+    if not is_known:
         return ()
     return read_entries(_project_folder() / fields['name'] / 'defaults.toml')
 

@@ -5,6 +5,11 @@ network with averaged weights. Its classes come along as program text, which
 their own code runs; here it stays text. What is read is the name of the class,
 the arguments that it was made with, and its tensors by the names that the
 network's state dict has: `_parameters` and `_buffers` of nested modules.
+
+The authors write with `pickle.dump` as it comes (training/training_loop.py of
+NVlabs/edm), which is protocol 4 since Python 3.8, the oldest that their
+environment.yml allows. Protocols 2, 3 and 5 are read as well: they have the
+same objects in other words.
 """
 
 import io
@@ -143,7 +148,16 @@ def _calls() -> dict:
             read[id(data)] = data, _read_storage(np.frombuffer(data, np.uint8))
         return read[id(data)][1]
 
-    return {'torch.storage._load_from_bytes': load_from_bytes}
+    def encode(text, encoding):
+        """Bytes, which protocol 2 spells as text of the same code points."""
+        if type(text) is not str or encoding != 'latin1':
+            raise TypeError('bytes are spelled in latin1')
+        return memoryview(text.encode('latin1'))
+
+    return {
+        'torch.storage._load_from_bytes': load_from_bytes,
+        '_codecs.encode': encode,
+    }
 
 
 def _read_storage(content: np.ndarray) -> Storage:

@@ -201,6 +201,8 @@ class _Machine:
         self.marks = []
         self.memo = {}
         self.budget = _MAX_OPCODES
+        # Bytes that are spelled as text are as long as what is copied of them.
+        self.letters = _MAX_OPCODES + len(data)
 
     def run(self) -> Any:
         data, instructions = self.data, _INSTRUCTIONS
@@ -343,9 +345,11 @@ class _Machine:
             raise TypeError('no call that weights need has so many arguments')
         # What a call copies, it copies from its arguments.
         for argument in args:
-            if type(argument) in (list, tuple, dict, str):
+            if type(argument) is str:
+                self.letters -= len(argument)
+            elif type(argument) in (list, tuple, dict):
                 self.budget -= len(argument)
-        if self.budget < 0:
+        if min(self.budget, self.letters) < 0:
             raise CostlyFileError(f'more than {_MAX_OPCODES:,} copies')
         return ours(*args)
 

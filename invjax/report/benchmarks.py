@@ -28,6 +28,8 @@ def table(measured: Measured) -> list[str]:
         )
     lines += ['', '| | |', '| --- | --- |']
     for (network, batch), group in _groups(measured.rows).items():
+        if 'unconditional step' not in group:
+            continue
         inside = group['unconditional step'] / group['forward'] - 1
         against = group['DPS step'] / group['bare DPS step']
         lines += [

@@ -9,6 +9,8 @@ import numpy as np
 from matplotlib import ticker
 from matplotlib.figure import Figure
 
+from invjax import images
+
 matplotlib.rcParams.update({'pdf.fonttype': 42, 'font.size': 7})
 
 
@@ -27,10 +29,12 @@ def save(figure: Figure, folder, name: str) -> pathlib.Path:
 
 
 def picture(axis, x) -> None:
-    """Show (H, W, 3) in [-1, 1] without ticks and frame."""
+    """Show the `images.planes` of (H, W, C) in [-1, 1], without frame."""
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
-    axis.imshow(np.clip((np.asarray(x) + 1) / 2, 0, 1))
+    unit = np.clip((images.planes(x) + 1) / 2, 0, 1)
+    # Matplotlib would give one channel colours, from its least to its largest.
+    axis.imshow(np.broadcast_to(unit, (*unit.shape[:2], 3)))
 
 
 class Panel(NamedTuple):

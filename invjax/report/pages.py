@@ -103,12 +103,12 @@ def write(path: str | os.PathLike, page: str) -> pathlib.Path:
 
 
 def source(x: np.ndarray, lossless: bool = True) -> str:
-    """A picture, (H, W, 1 or 3) in [-1, 1], as a `data:` address.
+    """The `images.planes` of (H, W, C) in [-1, 1] as a `data:` address.
 
     Args:
         lossless: PNG; else WebP of a tenth of the size, for many of them.
     """
-    pixels = images.to_uint8(np.nan_to_num(np.asarray(x)))
+    pixels = images.to_uint8(np.nan_to_num(images.planes(x)))
     if pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
     return _encoded(Image.fromarray(pixels), lossless)

@@ -149,6 +149,9 @@ def write(
 ) -> None:
     """Write the pictures: truth, measurement, samples, a sheet, and plots.
 
+    Of images with other numbers of channels than 1 and 3 the pictures have the
+    planes side by side, and a `.npy` file beside each has the numbers.
+
     Args:
         folder: that is there.
         restoration: of which at least one sample is finite.
@@ -164,6 +167,8 @@ def write(
     titles = []
     for name, x in columns.items():
         images.write_image(folder / f'{name}.png', x)
+        if images.plane_names(x.shape[-1]):
+            np.save(folder / f'{name}.npy', x)
         titles.append(name.replace('_', ' '))
     if measured.truth is not None:
         of_columns = [judged['measurement'], *judged['restored']]
@@ -183,9 +188,7 @@ def _draw_uncertainty(folder, samples, best):
 
     mean = samples.mean(axis=0)
     images.write_image(folder / 'mean.png', mean)
-    # One number a pixel: over the channels, variances are averaged.
-    deviation = uncertainty.standard_deviation(samples)
-    deviation = np.sqrt(np.mean(deviation**2, axis=-1))
+    deviation = images.root_mean_square(uncertainty.standard_deviation(samples))
     figure, ((left, middle, right),) = figures.subplots(1, 3, 4.6, 1.7)
     figures.picture(left, mean)
     left.set_title(f'mean of {len(samples)} samples')

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from markupsafe import Markup
 
-from invjax import schedule, uncertainty
+from invjax import images, schedule, uncertainty
 from invjax.priors.card import Coverage
 from invjax.problem import Problem
 from invjax.report import drawing, pages
@@ -120,7 +120,7 @@ def _shown(part: Part, lossless: bool, most: int) -> dict[str, Any]:
     measured = found.problem
     finite = np.flatnonzero(found.failed < 0)
     samples = np.clip(found.samples[finite], -1, 1)
-    height, width, _ = measured.image_shape
+    height, width, _ = images.planes(samples[0]).shape
     deviation = _deviation(samples)
     disagree = None if deviation is None else deviation > DISAGREEMENT
     return {
@@ -415,11 +415,10 @@ def _of_samples(samples: np.ndarray) -> Verdict:
 
 
 def _deviation(samples: np.ndarray) -> np.ndarray | None:
-    """Root mean square over channels of the standard deviation, (H, W)."""
+    """Of samples, as a map of `images.root_mean_square`; None for one."""
     if len(samples) < 2:
         return None
-    deviation = uncertainty.standard_deviation(samples)
-    return np.sqrt(np.mean(deviation**2, axis=-1))
+    return images.root_mean_square(uncertainty.standard_deviation(samples))
 
 
 def _pictures(part: Part, samples, finite, lossless, most) -> list[Picture]:
@@ -427,7 +426,10 @@ def _pictures(part: Part, samples, finite, lossless, most) -> list[Picture]:
     measured = found.problem
     shown = []
 
+    names = images.plane_names(measured.image_shape[-1])
+
     def photograph(name, x, words='', key=''):
+        words = '; '.join(filter(None, (words, names)))
         address = pages.source(x, lossless)
         shown.append(Picture(name, address, words, key or name))
 
@@ -456,7 +458,7 @@ def _pictures(part: Part, samples, finite, lossless, most) -> list[Picture]:
     if deviation is not None:
         maps['standard deviation'] = deviation, f'over {len(samples)} samples'
     if truth is not None:
-        error = np.sqrt(np.mean((estimate - truth) ** 2, axis=-1))
+        error = images.root_mean_square(estimate - truth)
         maps['error'] = error, f'of the {named}, root mean square'
     largest = max([float(m.max()) for m, _ in maps.values()], default=0.0)
     # One scale, so that doubt and error can be compared.
@@ -474,15 +476,13 @@ def _pictures(part: Part, samples, finite, lossless, most) -> list[Picture]:
 
 
 def _as_picture(values: np.ndarray) -> np.ndarray | None:
-    """(H, W, 1 or 3), or None for what is no picture."""
+    """The planes of (H, W, C), or None for what is no picture."""
     values = np.asarray(values)
     if np.iscomplexobj(values):
         return None
     if values.ndim == 2 and min(values.shape) > 1:
         return values[..., None]
-    if values.ndim == 3 and values.shape[-1] in (1, 3):
-        return values
-    return None
+    return images.planes(values) if values.ndim == 3 else None
 
 
 def _standardised(measured: Problem, x: np.ndarray) -> np.ndarray | None:
@@ -514,7 +514,7 @@ def _pictures_of_residual(measured: Problem, x: np.ndarray) -> dict[str, Any]:
         picture = Picture(
             'residual, y - A(x)',
             pages.signed(values, _MOST_SIGMA),
-            'the mean of its channels',
+            images.plane_names(unit.shape[-1]) or 'the mean of its channels',
             '',
             drawing.scale(
                 -_MOST_SIGMA,

@@ -75,14 +75,15 @@ def make(pictures: Sequence[np.ndarray], quality: int | None = None) -> Sprites:
     """Put pictures into sheets.
 
     Args:
-        pictures: (H, W, 1 or 3) in [-1, 1] each, one or more of one shape; what
-            is not finite becomes grey.
+        pictures: (H, W, C) in [-1, 1] each, one or more of one shape, of which
+            `images.planes` are shown; what is not finite becomes grey.
         quality: of WebP, from 0 to 100; None is without loss.
 
     Raises:
         ValueError: for pictures of several shapes.
     """
-    shapes = {np.shape(x)[:2] for x in pictures}
+    pictures = [images.planes(x) for x in pictures]
+    shapes = {x.shape[:2] for x in pictures}
     if len(shapes) != 1:
         raise ValueError(
             f'sprites must be of one size, got {len(shapes)} of them.'

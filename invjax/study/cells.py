@@ -26,14 +26,17 @@ from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from invjax import images
 from invjax.images import files
+from invjax.images.pictures import to_pillow
 from invjax.strict_json import as_json
 from invjax.study.plan import PROTOCOL
 
 _LOG = logging.getLogger('invjax')
+# What a picture of several planes says of itself.
+_CHANNELS = 'invjax channels'
 
 
 def cell_id(protocol: dict) -> str:
@@ -127,8 +130,8 @@ class Store:
         Args:
             protocol: plain data.
             scores: name to number.
-            x: (H, W, C) in [-1, 1], C from 1 to 4, written as
-                `cells/<name>.png`.
+            x: (H, W, C) in [-1, 1]; `cells/<name>.png` has its
+                `images.planes`, and where these are several, their number.
         """
         name = cell_id(protocol)
         if not self.missing([name]):
@@ -137,10 +140,10 @@ class Store:
         # first, and reaches the disk first.
         partial = self._pictures / f'{name}.partial-{os.getpid()}'
         with partial.open('wb') as file:
-            pixels = images.to_uint8(x)
-            # Pillow has no axis for a single channel.
-            pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
-            Image.fromarray(pixels).save(file, 'PNG')
+            about = PngImagePlugin.PngInfo()
+            if images.plane_names(x.shape[-1]):
+                about.add_text(_CHANNELS, str(x.shape[-1]))
+            to_pillow(x).save(file, 'PNG', pnginfo=about)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, self.path(name))
@@ -206,7 +209,9 @@ def read_picture(folder: str | os.PathLike, name: str) -> np.ndarray:
     """The picture of a cell, (H, W, C) in [-1, 1]."""
     with Image.open(picture_path(folder, name)) as picture:
         pixels = np.asarray(picture)
-    return images.to_float(pixels.reshape(*pixels.shape[:2], -1))
+        channels = int(picture.info.get(_CHANNELS, 1))
+    pixels = pixels.reshape(*pixels.shape[:2], -1)
+    return images.to_float(images.from_planes(pixels, channels))
 
 
 def is_picture(path: pathlib.Path) -> bool:

@@ -82,7 +82,9 @@ class ValuesTest(_FolderTest):
             with self.assertRaisesRegex(ValueError, '1 values .* not finite'):
                 images.read_picture(path)
 
-    @hypothesis.settings(max_examples=100, derandomize=True, database=None)
+    @hypothesis.settings(
+        max_examples=100, derandomize=True, deadline=None, database=None
+    )
     @hypothesis.given(
         low=st.floats(-1e3, 1e3), span=st.floats(1e-2, 1e5), seed=st.integers(0)
     )
@@ -274,8 +276,9 @@ class SizeAndChannelsTest(_FolderTest):
     def test_other_numbers_of_channels_are_those_of_the_file(self):
         values = np.random.default_rng(0).uniform(0, 1, (6, 9, 4))
         expected = 2 * values - 1
-        x = images.read_picture(self.save(values), channels=4).x
-        np.testing.assert_allclose(x, expected, atol=1e-6)
+        reading = images.read_picture(self.save(values), channels=4)
+        np.testing.assert_allclose(reading.x, expected, atol=1e-6)
+        self.assertIn('opacity taken as data', reading.done)
         path = self.folder / 'a.tif'
         tifffile.imwrite(
             path,
@@ -395,9 +398,41 @@ class WritingTest(_FolderTest):
             images.write_image(path, np.full((4, 4, 3), np.nan))
         self.assertFalse(path.exists())
 
-    def test_other_channels_are_not_written(self):
-        with self.assertRaisesRegex(ValueError, r'got \(4, 4, 2\)'):
-            images.write_image(self.folder / 'x.png', np.zeros((4, 4, 2)))
+    @parameterized.parameters(1, 2, 3, 4, 5)
+    def test_planes_stand_side_by_side_and_come_back(self, channels):
+        x = np.random.default_rng(0).uniform(-1, 1, (4, 6, channels))
+        shown = images.planes(x)
+        np.testing.assert_array_equal(images.from_planes(shown, channels), x)
+        if channels in (1, 3):
+            self.assertEqual(images.plane_names(channels), '')
+            return
+        self.assertEqual(shown.shape, (4, 6 * channels, 1))
+        for c in range(channels):
+            plane = shown[:, 6 * c : 6 * (c + 1), 0]
+            np.testing.assert_array_equal(plane, x[..., c])
+        path = images.write_image(self.folder / 'x.png', x)
+        read = images.read_picture(path, channels=1).x
+        np.testing.assert_allclose(read, shown, atol=1.01 / 255)
+        self.assertRegex(
+            images.plane_names(channels),
+            f'^channels 0, .*{channels - 1} from left',
+        )
+
+    def test_a_map_averages_colours_and_no_other_channels(self):
+        x = np.random.default_rng(0).normal(size=(4, 6, 3))
+        np.testing.assert_allclose(
+            images.root_mean_square(x) ** 2 * 3,
+            x[..., 0] ** 2 + x[..., 1] ** 2 + x[..., 2] ** 2,
+        )
+        np.testing.assert_allclose(
+            images.root_mean_square(x[..., :2]),
+            np.abs(np.hstack([x[..., 0], x[..., 1]])),
+        )
+
+    def test_what_is_no_picture_is_not_written(self):
+        for shape in ((4, 4), (4, 4, 0), (1, 4, 4, 3)):
+            with self.assertRaisesRegex(ValueError, 'one or more channels'):
+                images.write_image(self.folder / 'x.png', np.zeros(shape))
 
 
 if __name__ == '__main__':

@@ -21,7 +21,9 @@ class SheetTest(absltest.TestCase):
         np.testing.assert_array_equal(pixels[:10, 14:24], 255)
         np.testing.assert_array_equal(pixels[14:24, :10], 128)
 
-    @hypothesis.settings(max_examples=60, derandomize=True, database=None)
+    @hypothesis.settings(
+        max_examples=60, derandomize=True, deadline=None, database=None
+    )
     @hypothesis.given(
         sides=st.lists(
             st.tuples(st.integers(1, 40), st.integers(1, 40)),
@@ -51,6 +53,18 @@ class SheetTest(absltest.TestCase):
             np.testing.assert_array_equal(
                 part.reshape(*shown.shape[:2], -1)[..., :channels],
                 images.to_uint8(shown),
+            )
+
+    def test_other_channels_are_planes_that_the_title_names(self):
+        x = np.random.default_rng(0).uniform(-1, 1, (8, 100, 2))
+        bare = np.asarray(images.sheet([[images.planes(x)]]))
+        titled = np.asarray(images.sheet([[x]]))
+        np.testing.assert_array_equal(titled[-len(bare) :], bare)
+        words = images.plane_names(2)
+        for titles, same in (((), [words]), (['a'], [f'a\n{words}'])):
+            np.testing.assert_array_equal(
+                np.asarray(images.sheet([[x]], titles)),
+                np.asarray(images.sheet([[images.planes(x)]], same)),
             )
 
     def test_a_picture_larger_than_its_cell_is_shown_whole(self):

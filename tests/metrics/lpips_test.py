@@ -183,10 +183,16 @@ class LPIPSTest(parameterized.TestCase):
         )
         self.assertEqual(num_traces, 1)
 
-    def test_grey_images_are_refused(self):
-        grey = jnp.zeros((_SIDE, _SIDE, 1))
-        with self.assertRaisesRegex(ValueError, 'repeat a grey image'):
-            metric('alex')(grey, grey)
+    def test_a_grey_channel_is_repeated(self):
+        x, y = np.random.default_rng(0).uniform(-1, 1, (2, _SIDE, _SIDE, 1))
+        lpips = metric('alex')
+        colours = [np.repeat(a, 3, axis=-1) for a in (x, y)]
+        np.testing.assert_allclose(lpips(x, y), lpips(*colours), rtol=1e-5)
+
+    def test_other_channels_are_refused(self):
+        x = jnp.zeros((_SIDE, _SIDE, 2))
+        with self.assertRaisesRegex(ValueError, 'of 1 or 3 channels, got 2'):
+            metric('alex')(x, x)
 
     def test_an_unknown_variant_is_refused_with_the_choices(self):
         with self.assertRaisesRegex(ValueError, "'alex', 'vgg'"):

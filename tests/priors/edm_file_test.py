@@ -1,9 +1,13 @@
 """Snapshots of EDM as plain data; their program text stays text."""
 
+import collections
 import pathlib
 import pickle
+import sys
 import tempfile
+import types
 import zipfile
+from unittest import mock
 
 import numpy as np
 from absl.testing import absltest, parameterized
@@ -139,6 +143,156 @@ class ReadTest(EdmFileTestCase):
         self.write(_parameters={'w': tensor})
         network = edm_file.read_edm_pickle(self.path)
         np.testing.assert_array_equal(network.tensors['w'], [3, 4])
+
+
+class _Reduced:
+    """What a pickle says of an object: a call, and how it is filled."""
+
+    def __init__(self, *parts):
+        self.parts = parts
+
+    def __reduce__(self):
+        return self.parts
+
+
+class ProtocolTest(EdmFileTestCase):
+    """Files that Python's own pickle writes, of objects as the authors have."""
+
+    def module(self, name, **contents):
+        """A module by which pickle finds what it names, for this test."""
+        made = types.ModuleType(name)
+        for key, value in contents.items():
+            value.__module__, value.__qualname__ = name, key
+            setattr(made, key, value)
+        # With the packages that it is in.
+        parts = name.split('.')
+        above = ['.'.join(parts[:i]) for i in range(1, len(parts))]
+        modules = {
+            n: types.ModuleType(n) for n in above if n not in sys.modules
+        }
+        self.enter_context(
+            mock.patch.dict(sys.modules, {**modules, name: made})
+        )
+        return made
+
+    def snapshot(self, tensors, init_kwargs):
+        """A network of one module inside a ModuleDict inside another."""
+
+        def function():
+            return lambda *args: None
+
+        persistence = self.module(
+            'torch_utils.persistence', _reconstruct_persistent_obj=function()
+        )
+        storage = self.module('torch.storage', _load_from_bytes=function())
+        utils = self.module(
+            'torch._utils',
+            _rebuild_tensor_v2=function(),
+            _rebuild_parameter=function(),
+        )
+        container = self.module(
+            'torch.nn.modules.container', ModuleDict=type('ModuleDict', (), {})
+        )
+
+        def parameter(array):
+            kind = Global('torch', 'FloatStorage')
+            persistent = Persistent(
+                ('storage', kind, '1', 'cpu', array.size, None)
+            )
+            stream = stream_of(persistent, {'1': (array.size, array.tobytes())})
+            stride = tuple(n // array.itemsize for n in array.strides)
+            held = _Reduced(storage._load_from_bytes, (stream,))
+            tensor = _Reduced(
+                utils._rebuild_tensor_v2,
+                (
+                    held,
+                    0,
+                    array.shape,
+                    stride,
+                    False,
+                    collections.OrderedDict(),
+                ),
+            )
+            hooks = collections.OrderedDict()
+            return _Reduced(utils._rebuild_parameter, (tensor, False, hooks))
+
+        def state(parameters, modules, **others):
+            return {
+                'training': False,
+                '_non_persistent_buffers_set': set(),
+                '_parameters': collections.OrderedDict(parameters),
+                '_buffers': collections.OrderedDict(),
+                '_modules': collections.OrderedDict(modules),
+                **others,
+            }
+
+        def network(class_name, state):
+            meta = {
+                'type': 'class',
+                'version': 6,
+                'module_src': 'import os',
+                'class_name': class_name,
+                'state': {'_init_args': (), '_init_kwargs': {}, **state},
+            }
+            return _Reduced(
+                persistence._reconstruct_persistent_obj, (meta,), None
+            )
+
+        parts = {n: parameter(array) for n, array in tensors.items()}
+        inner = network('Conv2d', state(parts, {}))
+        holder = container.ModuleDict()
+        holder.__dict__.update(state({}, {'conv': inner}))
+        model = network('SongUNet', state({}, {'enc': holder}))
+        return network(
+            'EDMPrecond', state({}, {'model': model}, _init_kwargs=init_kwargs)
+        )
+
+    @parameterized.parameters(2, 3, 4, 5)
+    def test_every_protocol_that_is_written_is_read(self, protocol):
+        rng = np.random.default_rng(0)
+        # Each byte that there is, and no bytes.
+        tensors = {
+            'bytes': rng.permutation(np.arange(256, dtype=np.uint8))
+            .repeat(4)
+            .view(np.float32),
+            'bias': np.zeros(0, np.float32),
+            'weight': rng.standard_normal((3, 5)).astype(np.float32),
+        }
+        with self.path.open('wb') as file:
+            pickle.dump(
+                {'ema': self.snapshot(tensors, _KWARGS), 'loss_fn': None},
+                file,
+                protocol,
+            )
+        network = edm_file.read_edm_pickle(self.path)
+        self.assertEqual(network.class_name, 'EDMPrecond')
+        self.assertEqual(network.init_kwargs, _KWARGS)
+        for name, array in tensors.items():
+            found = network.tensors[f'model.enc.conv.{name}']
+            np.testing.assert_array_equal(
+                found.view(np.uint8), array.view(np.uint8)
+            )
+
+    def test_text_that_spells_no_bytes_is_refused(self):
+        encode = Global('_codecs', 'encode')
+        for text, encoding in (('\u20ac', 'latin1'), ('a', 'utf-16'), (3, 'a')):
+            spelled = Call(encode, (text, encoding))
+            self.path.write_bytes(pickle_of({'ema': spelled}))
+            self.assert_refused('is damaged')
+
+    def test_text_is_not_copied_again_and_again(self):
+        # 100,000 copies of a megabyte would take minutes.
+        start = b'c_codecs\nencode\nq\1' + opcodes_of('x' * 10**6) + b'q\2'
+        again = b'h\1h\2h\3\x86R0'
+        self.path.write_bytes(
+            b'\x80\2'
+            + start
+            + opcodes_of('latin1')
+            + b'q\3'
+            + again * 10**5
+            + b'}.'
+        )
+        self.assert_refused('copies to read, more than weights need')
 
 
 class RefusalTest(EdmFileTestCase):

@@ -19,20 +19,22 @@ HOSTILE = '<script>alert("x")</script>&\'"</pre>'
 SIDE = 16
 
 
-def restoration(num_samples=3, task='box_inpainting', noise_std=0.05):
+def restoration(
+    num_samples=3, task='box_inpainting', noise_std=0.05, channels=3
+):
     """Samples around a truth, of a measurement with noise, by no network."""
     import jax
 
     import invjax
 
     rng = np.random.default_rng(0)
-    truth = rng.uniform(-0.8, 0.8, (SIDE, SIDE, 3)).astype(np.float32)
+    truth = rng.uniform(-0.8, 0.8, (SIDE, SIDE, channels)).astype(np.float32)
     operator = make_operator(task, jax.random.key(1), truth.shape)
     measured = problem.measure(
         jax.random.key(0), truth, operator, noise_std
     ).replace(truth=truth, task=task)
     # Differences are in the upper half alone.
-    noise = rng.normal(size=(num_samples, SIDE, SIDE, 3)) * 0.3
+    noise = rng.normal(size=(num_samples, SIDE, SIDE, channels)) * 0.3
     noise[:, SIDE // 2 :] = 0
     steps = np.linspace(1, 2, 5)
     info = Info(*(np.tile(steps, (num_samples, 1)) for _ in Info._fields))

@@ -59,6 +59,39 @@ class RestoredPageTest(parameterized.TestCase):
             hand_made.decoded(by_name['mask']), 255 * mask
         )
 
+    @parameterized.parameters(1, 2, 4)
+    def test_other_channels_are_shown_as_planes(self, channels):
+        found, page = self.page(channels=channels, task='super_resolution')
+        by_name = {a.get('alt'): a.get('src') for a in page.of('img')}
+        width = hand_made.SIDE * (1 if channels == 1 else channels)
+        for name, x in {
+            'truth': found.problem.truth,
+            'sample 1': found.samples[1],
+        }.items():
+            np.testing.assert_array_equal(
+                hand_made.decoded(by_name[name])[..., :1],
+                images.to_uint8(images.planes(x)),
+            )
+        # Maps lie over the pictures, so they have their shape.
+        for name in ('standard deviation', 'error', 'residual, y - A(x)'):
+            height, width_of_map, _ = hand_made.decoded(by_name[name]).shape
+            self.assertEqual(width_of_map / height, width / hand_made.SIDE)
+        words = images.plane_names(channels)
+        self.assertEqual(words != '', bool(words) and words in page.source)
+
+    def test_files_of_other_channels_have_numbers_beside_the_planes(self):
+        found = hand_made.restoration(channels=2)
+        restored.write(self.path.parent, found, restored.judge(found))
+        np.testing.assert_array_equal(
+            np.load(self.path.parent / 'restored_1.npy'), found.samples[1]
+        )
+        shown = images.read_picture(
+            self.path.parent / 'restored_1.png', channels=1
+        ).x
+        np.testing.assert_allclose(
+            shown, images.planes(found.samples[1]), atol=1.01 / 255
+        )
+
     def test_doubt_and_error_are_dark_where_there_is_none(self):
         _, page = self.page()
         by_name = {a.get('alt'): a.get('src') for a in page.of('img')}

@@ -12,6 +12,7 @@ import tempfile
 import numpy as np
 from absl.testing import absltest
 
+from invjax import images
 from invjax.study import cells, summaries
 from invjax.study.plan import PROTOCOL
 
@@ -43,9 +44,9 @@ class RecordsTest(absltest.TestCase):
         self.addCleanup(folder.cleanup)
         self.folder = folder.name
 
-    def write(self, *images, process=0):
+    def write(self, *numbers, process=0):
         writer = cells.Store(self.folder, process)
-        for image in images:
+        for image in numbers:
             writer.write(_protocol(image), {'psnr': 20.0 + image}, _X)
 
     def test_a_name_depends_on_all_values_and_on_no_order(self):
@@ -65,6 +66,17 @@ class RecordsTest(absltest.TestCase):
                 cells.picture_path(self.folder, cell['id']).is_file()
             )
             self.assertEqual(cell['id'], cells.cell_id(cell['protocol']))
+
+    def test_pictures_of_any_channels_come_back(self):
+        rng = np.random.default_rng(0)
+        for channels in (1, 2, 3, 4, 5):
+            pixels = rng.integers(0, 256, (4, 6, channels))
+            protocol = _protocol(channels)
+            cells.Store(self.folder, 0).write(
+                protocol, {}, images.to_float(pixels)
+            )
+            x = cells.read_picture(self.folder, cells.cell_id(protocol))
+            np.testing.assert_array_equal(images.to_uint8(x), pixels)
 
     def test_a_line_that_a_kill_tore_is_written_anew(self):
         self.write(0, 1)
