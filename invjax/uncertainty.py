@@ -137,7 +137,10 @@ def central_interval(
 
 
 def conformal(
-    samples: Sequence[np.ndarray], truths: Sequence[np.ndarray], level: float
+    samples: Sequence[np.ndarray],
+    truths: Sequence[np.ndarray],
+    level: float,
+    guaranteed: bool = True,
 ) -> float:
     """By how much to widen intervals for them to hold the truth as they should.
 
@@ -158,12 +161,16 @@ def conformal(
 
     with a probability of at least `level` and less than level + 1 / (N + 1) +
     1 / ((N + 1) P), over images and values, if the scores differ. It says
-    nothing of one image or of one region.
+    nothing of one image or of one region. Of a few images that is wide of the
+    level by its N-th part; without the guarantee q is the least for which a
+    share `level` of the N P scores are at most q, which is nearer to nominal
+    where images are alike.
 
     Args:
         samples: (K, H, W, C) of each of N images, K of 2 or more.
         truths: (H, W, C) of each.
-        level: above 0, and at most N / (N + 1).
+        level: above 0, and at most N / (N + 1), or below 1 without the guarantee.
+        guaranteed: whether the next image's scores count as larger than any.
 
     Returns:
         q, for `widened`, -1/2 or more: negative where intervals were too long.
@@ -190,7 +197,8 @@ def conformal(
     )
     number = len(samples)
     per_image = len(scores) // max(number, 1)
-    wanted = int(np.ceil(level * (number + 1) * per_image - 1e-6))
+    counted = (number + 1 if guaranteed else number) * per_image
+    wanted = int(np.ceil(level * counted - 1e-6))
     if not 0 < wanted <= len(scores):
         raise ValueError(
             f'of {number} images the level must be at most '
@@ -220,6 +228,38 @@ def widened(
     lower, upper = central_interval(samples, level)
     more = widening * (upper - lower)
     return lower - more, upper + more
+
+
+def held_out_coverage(
+    samples: Sequence[np.ndarray],
+    truths: Sequence[np.ndarray],
+    level: float,
+    guaranteed: bool = True,
+) -> np.ndarray:
+    """How much of each image its intervals hold, widened by all other images.
+
+    Args:
+        samples, truths, guaranteed: see `conformal`; of N images.
+        level: above 0, and at most (N - 1) / N, or below 1.
+
+    Returns:
+        (N,) shares.
+
+    Raises:
+        ValueError: by `conformal`.
+    """
+    found = []
+    for i, (of_image, truth) in enumerate(zip(samples, truths, strict=True)):
+        others = [j for j in range(len(truths)) if j != i]
+        widening = conformal(
+            [samples[j] for j in others],
+            [truths[j] for j in others],
+            level,
+            guaranteed,
+        )
+        lower, upper = widened(of_image, level, widening)
+        found.append(np.mean((lower <= truth) & (truth <= upper)))
+    return np.array(found)
 
 
 def _beyond(lower, upper, truth) -> np.ndarray:

@@ -53,17 +53,8 @@ class CoverageTest(parameterized.TestCase):
         self.assertTrue(np.all(wide > nominal + 0.05))
 
 
-def held_out_coverage(samples, truths, level):
-    """Of each image by the widening of all others, their mean."""
-    found = []
-    for i, (of_image, truth) in enumerate(zip(samples, truths, strict=True)):
-        others = [j for j in range(len(truths)) if j != i]
-        widening = uncertainty.conformal(
-            [samples[j] for j in others], [truths[j] for j in others], level
-        )
-        lower, upper = uncertainty.widened(of_image, level, widening)
-        found.append(np.mean((lower <= truth) & (truth <= upper)))
-    return np.mean(found)
+def held_out_coverage(*args):
+    return uncertainty.held_out_coverage(*args).mean()
 
 
 class ConformalTest(parameterized.TestCase):
@@ -88,6 +79,12 @@ class ConformalTest(parameterized.TestCase):
         held = held_out_coverage(samples, truths, level)
         self.assertAlmostEqual(
             held * (number + 1), np.ceil(level * (number + 1) - 1e-9)
+        )
+
+        # Without the guarantee it is the share of the N others alone.
+        held = held_out_coverage(samples, truths, level, False)
+        self.assertAlmostEqual(
+            held * (number + 1), np.ceil(level * number - 1e-9)
         )
 
     @parameterized.product(level=[0.3, 0.8], spread=[0.2, 1.0, 4.0])
@@ -122,6 +119,14 @@ class ConformalTest(parameterized.TestCase):
                 into.append(np.mean((ends[0] <= truth) & (truth <= ends[1])))
         self.assertLess(np.mean(before), 0.6)
         self.assertAlmostEqual(np.mean(held), 0.8, delta=0.03)
+
+    def test_of_few_images_that_are_alike_it_is_nominal_unguaranteed(self):
+        draws = np.random.default_rng(7).normal(size=(7, 10, 24, 24, 1))
+        samples, truths = 0.5 * draws[:, 1:], draws[:, 0]
+        for level in (0.2, 0.6, 0.8):
+            held = held_out_coverage(samples, truths, level, False)
+            # Five standard errors of 4,032 draws.
+            self.assertAlmostEqual(held, level, delta=5 * 0.5 / 4032**0.5)
 
     def test_samples_of_the_posterior_are_not_widened(self):
         draws = np.random.default_rng(6).normal(size=(200, 10, 8, 8, 1))

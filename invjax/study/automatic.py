@@ -235,8 +235,10 @@ def held_against(card: Card, results: str) -> list[str]:
         '',
         'The choices among all methods of [results.md](results.md#twenty-steps), '
         'over its 50 faces, which neither',
-        'the prior nor a choice has seen: `behind` is what they lose to the '
-        'best row there, and the last column',
+        'the prior nor a number above has seen; but which few methods to try for '
+        'a task, the column `of`, was decided',
+        'with that table known. `behind` is what they lose to the best row '
+        'there, and the last column',
         f'whether it is at most {_AIMED["psnr"][1]:g} dB or '
         f'{_AIMED["perception"][1]:g} of LPIPS. A dash: that table lacks the '
         'choice.',

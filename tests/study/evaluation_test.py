@@ -87,7 +87,7 @@ class EvaluateTest(absltest.TestCase):
     def test_coverage_is_that_of_the_pictures(self):
         folder = self.found.folder / 'denoising'
         row = self.rows('denoising')[1]
-        observed = []
+        observed, stacked = [], []
         for i, truth in enumerate(_TRUTHS):
             samples = [
                 cells.read_picture(folder, cell['id'])
@@ -95,6 +95,7 @@ class EvaluateTest(absltest.TestCase):
                 if cell['protocol']['image'] == _FIRST + i
             ]
             self.assertLen(samples, 3)
+            stacked.append(np.stack(samples))
             observed.append(
                 uncertainty.coverage(np.stack(samples), np.float32(truth))
             )
@@ -106,6 +107,13 @@ class EvaluateTest(absltest.TestCase):
             metrics.mean_and_standard_error([c.observed[0] for c in observed]),
             rtol=1e-6,
         )
+        shares = uncertainty.held_out_coverage(stacked, _TRUTHS, 0.5, False)
+        np.testing.assert_allclose(
+            found.widened[0],
+            metrics.mean_and_standard_error(shares),
+            rtol=1e-6,
+        )
+        self.assertIn('| `dps` widened |', repr(self.found))
         # Those that cannot do phase retrieval have no samples.
         self.assertLen(self.found.coverage, 3 + 1)
 
