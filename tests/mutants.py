@@ -873,7 +873,9 @@ def main():
     for row in found:
         if row['by'] in unsound:
             print(f'Fails without a fault too: {row["by"]}')
-            row['outcome'] = 'survived'
+            row |= {'outcome': 'survived', 'by': ''}
+            with kept.open('a') as file:
+                file.write(json.dumps(row) + '\n')
     lines = report(found, known)
     (out / 'mutants.md').write_text('\n'.join(lines) + '\n')
     print('\n'.join(lines))
