@@ -555,8 +555,11 @@ class _Recorder:
             group = item.path, item.cls
             best[group] = min(best.get(group, 99), near[item])
         order = {group: i for i, group in enumerate(best)}
+        # All of a namesake is about the module, by whatever names.
+        namesake = f'{next(iter(self.words))}_test.py'
         items.sort(
             key=lambda item: (
+                item.path.name != namesake,
                 best[item.path, item.cls],
                 order[item.path, item.cls],
                 near[item],
