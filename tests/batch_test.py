@@ -1,6 +1,7 @@
 """Batches: lanes are alone with themselves, and share one compiled program."""
 
 from typing import Any
+from unittest import mock
 
 import flax.struct
 import jax
@@ -390,6 +391,17 @@ class MemoryTest(absltest.TestCase):
         )
         # One of the five may be lost to the rounding of small buffers.
         self.assertBetween(fitting, 4, 5)
+
+    def test_all_the_lanes_fit_and_one_more_would_not(self):
+        # One lane takes 130 bytes and each more 30: 7 take 310, and 8 take 340.
+        with mock.patch.object(
+            batch, 'batch_bytes', lambda *_, max_lanes: 100 + 30 * max_lanes
+        ):
+            found = [
+                batch.lanes_within(memory, None, PRIOR)
+                for memory in (130, 310, 339, 340)
+            ]
+        self.assertEqual(found, [1, 7, 7, 8])
 
     def test_memory_that_holds_no_lane_is_refused(self):
         lanes = batch.make_lanes(KEY, make_problems(1), methods(1.0))

@@ -406,6 +406,11 @@ def _imports() -> dict[str, set[str]]:
     return found
 
 
+@functools.cache
+def _text(file: str) -> str:
+    return (ROOT / file).read_text()
+
+
 def test_files(path: str, words: dict[str, int]) -> list[str]:
     """Test files that import a module, the nearest first."""
     imports = _imports()
@@ -427,7 +432,7 @@ def test_files(path: str, words: dict[str, int]) -> list[str]:
     for module, far in distance.items():
         file = module.replace('.', '/') + '.py'
         if file.endswith('_test.py'):
-            text = (ROOT / file).read_text()
+            text = _text(file)
             # What tests each method or operator finds them in a list.
             if re.search('contract|properties', file):
                 far = min(far, 1)
@@ -473,9 +478,13 @@ def words_of(path: str, line: int) -> dict[str, int]:
     return found
 
 
+@functools.cache
+def _words_in(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r'\w+', text))
+
+
 def _nearness(text: str, words: dict[str, int]) -> int:
-    here = re.findall(r'\w+', text)
-    return min((words[w] for w in here if w in words), default=9)
+    return min((words[w] for w in words.keys() & _words_in(text)), default=9)
 
 
 class _Recorder:
@@ -518,7 +527,7 @@ class _Recorder:
                     if isinstance(test, ast.FunctionDef):
                         segment = ast.get_source_segment(text, test)
                         near = _nearness(segment, self.words)
-                        if slow & set(re.findall(r'\w+', segment)):
+                        if slow & _words_in(segment):
                             near += 30
                         of_tests[file, group.name, test.name] = near
 
@@ -546,8 +555,11 @@ class _Recorder:
             group = item.path, item.cls
             best[group] = min(best.get(group, 99), near[item])
         order = {group: i for i, group in enumerate(best)}
+        # All of a namesake is about the module, by whatever names.
+        namesake = f'{next(iter(self.words))}_test.py'
         items.sort(
             key=lambda item: (
+                item.path.name != namesake,
                 best[item.path, item.cls],
                 order[item.path, item.cls],
                 near[item],
@@ -864,7 +876,9 @@ def main():
     for row in found:
         if row['by'] in unsound:
             print(f'Fails without a fault too: {row["by"]}')
-            row['outcome'] = 'survived'
+            row |= {'outcome': 'survived', 'by': ''}
+            with kept.open('a') as file:
+                file.write(json.dumps(row) + '\n')
     lines = report(found, known)
     (out / 'mutants.md').write_text('\n'.join(lines) + '\n')
     print('\n'.join(lines))

@@ -85,6 +85,15 @@ class BroughtNoiseTest(parameterized.TestCase):
         _, text = problem_of(*flags, f'--noise_std={real}')
         self.assertNotIn('warning', text)
 
+    def test_nothing_is_said_of_a_std_that_no_noise_has(self):
+        # Photons have a peak in place of a standard deviation.
+        _, text = problem_of(
+            f'--measurement={_NOISE / "y_noise_0.3.png"}',
+            '--task=denoising',
+            '--noise=poisson',
+        )
+        self.assertNotIn('noise_std', text)
+
     @parameterized.parameters(0.02, 0.1, 0.5)
     def test_white_noise_on_a_plane_is_estimated_as_it_is(self, std):
         rows, columns = np.mgrid[:64, :64] / 64

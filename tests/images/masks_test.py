@@ -98,6 +98,18 @@ class MaskTest(_MaskTest):
             with self.assertRaisesRegex(ValueError, 'in colour; name the'):
                 images.read_mask(path, _SIZE)
 
+    @parameterized.parameters(
+        ('yellow', (255, 0, 0)), ('magenta', (0, 0, 255)), ('cyan', (0, 255, 0))
+    )
+    def test_half_of_the_colours_of_a_paint_are_another_paint(
+        self, paint, other
+    ):
+        # Both channels of yellow are bright; a red pixel has one of them.
+        pixels = np.full((*_SIZE, 3), 128, np.uint8)
+        pixels[:8, :8] = other
+        with self.assertRaisesRegex(ValueError, 'observed'):
+            images.read_mask(self.save(pixels), _SIZE, paint)
+
     def test_a_face_under_red_paint_stays_observed(self):
         pixels = portrait.rgb(64)
         pixels[~_OBSERVED] = 255, 0, 0

@@ -103,6 +103,21 @@ class RestoredPageTest(parameterized.TestCase):
             )
             self.assertGreater(pixels[:half].mean(), 20)
 
+    def test_an_error_is_a_pixel_s_distance_over_the_root_of_its_channels(self):
+        found, page = self.page()
+        by_name = {a.get('alt'): a.get('src') for a in page.of('img')}
+        distance = np.linalg.norm(found.mean - found.problem.truth, axis=2)
+        spread = np.sqrt(np.var(found.samples, axis=0, ddof=1).mean(axis=2))
+        error = distance / np.sqrt(found.mean.shape[2])
+        largest = max(error.max(), spread.max())
+        for name, values in (('error', error), ('standard deviation', spread)):
+            np.testing.assert_allclose(
+                hand_made.decoded(by_name[name]).astype(float),
+                hand_made.decoded(pages.mapped(values, largest)).astype(float),
+                atol=2,
+                err_msg=name,
+            )
+
     def test_what_anybody_names_is_text(self):
         found = hand_made.restoration()
         part = restored_page.part(
