@@ -38,7 +38,8 @@ def measure(
         The problem, with the truth and the task on record.
 
     Raises:
-        ValueError: for a name that there is not, or a value out of its range.
+        ValueError: for a name that there is not, or a value out of its range,
+            those of the image among them. `problem.measure` takes any.
     """
     root = keys.root(seed)
     of_noise = {
@@ -59,6 +60,7 @@ def measure(
             raise ValueError('size must be given with the path of a picture.')
         truth = images.read_picture(truth, (size, size)).x
     truth = problem.floats(truth, 'the image')
+    _check_range(truth)
     operator = task
     if isinstance(task, str):
         operator = operators.make_operator(
@@ -75,3 +77,14 @@ def measure(
     return dataclasses.replace(
         measured, truth=truth, task=task if isinstance(task, str) else None
     )
+
+
+def _check_range(truth: jax.Array) -> None:
+    """Refuse what is no image in [-1, 1], such as floats from 0 to 255."""
+    low, high = float(truth.min()), float(truth.max())
+    # A resized picture may be beyond it by rounding. NaN is refused elsewhere.
+    if max(-low, high) > 1 + 1e-3:
+        raise ValueError(
+            'the image must be in [-1, 1], from black to white, got values from '
+            f'{low:g} to {high:g}.'
+        )

@@ -266,6 +266,17 @@ class InputTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, 'from -1 .* got uint8'):
             measurement.measure(pixels, 'denoising')
 
+    def test_an_image_to_measure_is_within_its_range(self):
+        pixels = np.full((8, 8, 3), 200.0, np.float32)
+        with self.assertRaisesRegex(ValueError, 'in .-1, 1., .* 200 to 200'):
+            measurement.measure(pixels, 'denoising')
+        white = np.ones((8, 8, 3), np.float32)
+        measurement.measure(white, 'denoising')
+        with self.assertRaisesRegex(ValueError, '-2 to 1'):
+            measurement.measure(
+                white.copy() - 3 * np.eye(8)[..., None], 'denoising'
+            )
+
     def test_a_mask_does_not_repeat_one_pixel(self):
         with self.assertRaisesRegex(
             ValueError, r'shape \(64, 64, 3\) for Mask, got \(1, 1, 3\)'
