@@ -1291,5 +1291,21 @@ class FunctionTest(parameterized.TestCase):
             operators.Linear.of(function, SHAPE)
 
 
+class RandomSignsTest(absltest.TestCase):
+    def test_half_of_the_signs_of_a_projection_are_negative(self):
+        first, second = (
+            np.asarray(
+                operators.make_operator(
+                    'compressed_sensing', jax.random.key(i), (32, 32, 1)
+                ).signs
+            )
+            for i in (0, 1)
+        )
+        np.testing.assert_array_equal(np.abs(first), 1)
+        # Means of 1,024 signs, and of products of two: four standard errors.
+        for signs in (first, second, first * second):
+            self.assertLess(abs(signs.mean()), 4 / 32)
+
+
 if __name__ == '__main__':
     absltest.main()

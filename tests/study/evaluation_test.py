@@ -9,7 +9,7 @@ import invjax
 from invjax import metrics, schedule, uncertainty
 from invjax.priors import gaussian
 from invjax.study import cells
-from invjax.study.evaluation import Run, make_runs
+from invjax.study.evaluation import BETTER, Run, make_runs
 
 _SHAPE = (12, 12, 3)
 _ALPHA_BAR = schedule.alpha_bars(schedule.linear_betas())
@@ -210,6 +210,20 @@ class RefusalTest(parameterized.TestCase):
         }
         with self.assertRaisesRegex(ValueError, sentence):
             invjax.evaluate(**asked)
+
+
+class BetterTest(parameterized.TestCase):
+    @parameterized.parameters(
+        ('psnr', 30.0, 20.0),
+        ('ssim', 0.9, 0.8),
+        ('lpips_alex', 0.1, 0.2),
+        ('lpips_vgg', 0.1, 0.2),
+        ('chi_square', 1.0, 1.5),
+        ('chi_square', 1.0, 0.7),
+    )
+    def test_the_better_of_two_scores_is_known(self, score, better, worse):
+        of = BETTER[score]
+        self.assertGreater(of(better), of(worse))
 
 
 if __name__ == '__main__':

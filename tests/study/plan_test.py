@@ -252,5 +252,15 @@ class RunningTest(absltest.TestCase):
             )
 
 
+class DataTest(absltest.TestCase):
+    def test_a_part_of_a_data_set_has_the_numbers_it_has_in_the_whole(self):
+        data = Data(None, ['fifth', 'sixth', 'seventh'], first_image=5)
+        self.assertEqual(
+            [data.truth(number) for number in (5, 6, 7)],
+            ['fifth', 'sixth', 'seventh'],
+        )
+        self.assertEqual([number for number, _ in data.numbered()], [5, 6, 7])
+
+
 if __name__ == '__main__':
     absltest.main()
