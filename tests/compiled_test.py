@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
+from jax.experimental.compilation_cache import compilation_cache
 
 from invjax import compiled
 from invjax.methods import METHODS
@@ -26,6 +27,8 @@ class FindTest(absltest.TestCase):
         self.addCleanup(folder.cleanup)
         self.folder = pathlib.Path(folder.name)
         before = jax.config.jax_compilation_cache_dir
+        # JAX goes on to write into the folder that it set up, which is gone.
+        self.addCleanup(compilation_cache.reset_cache)
         self.addCleanup(jax.config.update, 'jax_compilation_cache_dir', before)
         jax.config.update('jax_compilation_cache_dir', folder.name)
         self.enterContext(mock.patch.object(compiled, '_finds', True))

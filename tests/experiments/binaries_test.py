@@ -61,7 +61,7 @@ class MistakesTest(_InFolder):
         (figures, ['--t=1000'], 't must be from 0 to 999, got 1000'),
         (figures, ['--t=-1'], '--t must be at least 0'),
         (figures, ['--which=5'], 'which'),
-        (benchmark, ['--networks=sdxl'], '--networks must be of faces64 and'),
+        (benchmark, ['--networks=sdxl'], '--networks must be of faces64,'),
         (benchmark, ['--batches=1,0'], "--batches must be 1 or more, got '0'"),
         (benchmark, ['--peer=/nowhere/python'], '--peer must be a Python'),
     )

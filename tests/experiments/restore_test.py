@@ -201,7 +201,7 @@ class RestoreTest(parameterized.TestCase):
         (
             'flag_that_is_no_number',
             [f'--image={_FACE}', '--zeta=big'],
-            'flag --zeta=big',
+            "--zeta must be a number, got 'big'",
         ),
         (
             'hyperparameter_of_another_method',
