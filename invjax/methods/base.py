@@ -159,12 +159,17 @@ class Method(Settings):
                 )
 
     def check_read(self, names) -> None:
-        """Refuse, with a ValueError, settings that its choices leave unread."""
+        """Refuse, with a ValueError, settings that its choices leave unread.
+
+        One at its default says nothing: a record has all settings.
+        """
+        defaults = type(self)()
         for name in names:
             if name not in self.only_with:
                 continue
             field, value = self.only_with[name]
-            if getattr(self, field) != value:
+            is_said = getattr(self, name) != getattr(defaults, name)
+            if is_said and getattr(self, field) != value:
                 raise ValueError(
                     f'{name} of {self.name} is read with {field}={value} '
                     f'alone, and {field} is {getattr(self, field)}.'
