@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from invjax import images
-from invjax.images import files
+from invjax.images import arrays, files
 from tests.images import portrait
 
 # Name, writer, the face that it stores, and levels of 255 that it may be off.
@@ -114,6 +114,13 @@ class SameFaceTest(_FolderTest):
             reading = images.read_picture(self.write(write(pixels)))
             np.testing.assert_array_equal(reading.x[..., 0], 2.0 * pixels - 1)
             self.assertIn('1-bit', reading.done)
+
+    @parameterized.parameters('C', 'F')
+    def test_an_array_of_unequal_sides_is_read_in_either_order(self, order):
+        pixels = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+        path = self.folder / 'array.npy'
+        np.save(path, np.asarray(pixels, order=order))
+        np.testing.assert_array_equal(arrays.read(path), pixels)
 
     def test_a_tiff_of_12_bits_is_white_at_4095(self):
         pixels = portrait.grey().astype(np.uint16) * 16
@@ -221,6 +228,18 @@ class DamageTest(_FolderTest):
             if x is not None:
                 np.testing.assert_array_equal(x, whole, err_msg=str(length))
         self.assertGreater(refused, len(cuts) / 2)
+
+    def test_packed_light_that_ends_between_two_planes_is_refused(self):
+        # Eight counts of 1 make the plane of red longer than the shortest row
+        # could be, and the body ends where the count of green should be.
+        body = bytes((2, 2, 0, 8)) + bytes((1, 128)) * 8
+        header = b'#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 1 +X 8\n'
+        path = self.write(header + body, 'light.hdr')
+        with self.assertRaisesRegex(ValueError, 'a packed row is not whole'):
+            images.read_picture(path)
+        # With the other three planes it is whole.
+        path = self.write(header + body + bytes((1, 128)) * 24, 'light.hdr')
+        self.assertIsNotNone(self.assert_picture_or_sentence(path))
 
     @hypothesis.settings(
         max_examples=300, deadline=3000, derandomize=True, database=None

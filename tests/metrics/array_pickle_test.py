@@ -72,6 +72,20 @@ class ArrayPickleTest(parameterized.TestCase):
             with self.assertRaisesRegex(ValueError, 'damaged or no pickle'):
                 array_pickle.read_arrays(self.path)
 
+    def test_a_shape_that_does_not_count_its_bytes_is_refused(self):
+        whole = pickle.dumps({'a': np.ones((2, 3), np.float32)}, protocol=3)
+        shape = b'K\2K\3\x86'
+        self.assertEqual(whole.count(shape), 1)
+        # The first length is -1, which NumPy would fill in; 2.0; and 1.
+        for other in (
+            b'J\xff\xff\xff\xffK\3\x86',
+            b'G\x40' + bytes(7) + b'K\3\x86',
+            b'K\1K\3\x86',
+        ):
+            self.path.write_bytes(whole.replace(shape, other))
+            with self.assertRaisesRegex(ValueError, 'damaged or no pickle'):
+                array_pickle.read_arrays(self.path)
+
     def test_any_cut_or_changed_byte_is_a_sentence_or_other_numbers(self):
         whole = pickle.dumps({'a': np.ones((2, 3), np.float32)})
         for i in range(len(whole)):

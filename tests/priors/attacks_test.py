@@ -410,6 +410,14 @@ ATTACKS = {
             )
         }
     ),
+    'type: a tensor of no storage': content(
+        {
+            'w': Call(
+                Global('torch._utils', '_rebuild_tensor_v3'),
+                (1, 0, (2,), (1,), False, NO_HOOKS, Global('torch', 'uint16')),
+            )
+        }
+    ),
     # On the networks of EDM, whose pickles hold streams.
     'edm: a command in a stream': snapshot(
         Call(

@@ -326,6 +326,21 @@ class SchedulerTest(parameterized.TestCase):
         )
         self.assertEqual(note, '')
 
+    def test_levels_of_a_score_network_are_twice_those_of_its_images(self):
+        # Its images are in [0, 1]; a word left out has the default of its
+        # scheduler in diffusers, 0.01 and 1348.
+        for entries, ends in (
+            ({'sigma_min': 0.02, 'sigma_max': 50.0}, [0.04, 100.0]),
+            ({}, [0.02, 2696.0]),
+        ):
+            how, levels, _ = self.read('ScoreSdeVeScheduler', **entries)
+            sigma = np.sqrt(1 / levels.alpha_bar - 1)
+            np.testing.assert_allclose(sigma[[0, -1]], ends, rtol=1e-6)
+            # Asked at the level of its own images.
+            np.testing.assert_allclose(
+                how.coefficients(levels.alpha_bar).time, sigma / 2, rtol=1e-9
+            )
+
     def test_trained_betas_are_the_table(self):
         _, levels, _ = self.read('DDPMScheduler', trained_betas=[0.1, 0.2, 0.3])
         np.testing.assert_allclose(levels.alpha_bar, [0.9, 0.72, 0.504])

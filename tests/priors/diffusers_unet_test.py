@@ -14,7 +14,7 @@ import torch_goldens
 from absl.testing import absltest, parameterized
 from torch_goldens import images, relative_error
 
-from invjax.priors import blocks, diffusers_folder
+from invjax.priors import blocks, diffusers_folder, diffusers_unet
 
 
 @functools.cache
@@ -69,6 +69,44 @@ class GoldenTest(parameterized.TestCase):
             kept = actual[:, ::4, ::4]
             error = relative_error(kept, images(golden[key]))
             self.assertLess(error, torch_goldens.TOLERANCE, key)
+
+
+class PicturesTest(absltest.TestCase):
+    def test_those_of_all_levels_add_up_in_the_output(self):
+        # Three levels, as the sum has two terms in none of the goldens.
+        network = diffusers_unet.UNet2D(
+            down_block_types=3 * ('SkipDownBlock2D',),
+            up_block_types=3 * ('SkipUpBlock2D',),
+            mid_block_type=None,
+            block_out_channels=(4, 4, 4),
+            layers_per_block=1,
+            norm_num_groups=None,
+        )
+        x = jax.random.normal(jax.random.key(0), (8, 8, 3))
+        apply = jax.jit(network.apply)
+        rng = np.random.default_rng(1)
+        # Drawn here, as to compile the network's own would take longer.
+        drawn = jax.tree.map(
+            lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32),
+            jax.eval_shape(network.init, jax.random.key(1), x, 5.0)['params'],
+        )
+        before = apply({'params': drawn}, x, 5.0)
+        # The filter keeps a constant, but for what it mixes with the zeros
+        # around; that does not reach the centre of 8 x 8 pixels.
+        shift = np.float32([0.5, -1.0, 2.0])
+        for level in (0, 1):
+            params = dict(drawn)
+            layer = params[f'up_blocks_{level}_skip_conv']
+            params[f'up_blocks_{level}_skip_conv'] = layer | {
+                'bias': layer['bias'] + shift
+            }
+            after = apply({'params': params}, x, 5.0)
+            np.testing.assert_allclose(
+                (after - before)[3:5, 3:5],
+                np.broadcast_to(shift, (2, 2, 3)),
+                atol=1e-5,
+                err_msg=f'level {level}',
+            )
 
 
 class PrecisionAndMemoryTest(parameterized.TestCase):

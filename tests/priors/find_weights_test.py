@@ -266,6 +266,16 @@ class ChoiceTest(parameterized.TestCase):
             find(content)
         self.assertEqual(find(content, 'best').tensors, AVERAGED)
 
+    def test_among_networks_of_other_code_the_one_that_wraps_is_taken(self):
+        # Of names that no network here has, so a place says what it is for.
+        sampler = {'conv.weight': Leaf((3, 3), 1.0)}
+        other = {'conv.weight': Leaf((3, 3), 1.5)}
+        for content in (
+            {'discriminator': other, 'state_dict': sampler},
+            {'state_dict': sampler, 'discriminator': other},
+        ):
+            self.assertEqual(find(content), ('state_dict', sampler, False))
+
     def test_the_key_may_stop_above_what_is_unique(self):
         content = {'state_dict': state_dict(1.5, 'model.'), 'ema': AVERAGED}
         self.assertEqual(find(content, 'state_dict').tensors, RAW)
@@ -275,6 +285,17 @@ class ChoiceTest(parameterized.TestCase):
             ValueError, "0 networks at weights_key 'raw'.*unet, ema"
         ):
             find({'unet': RAW, 'ema': AVERAGED}, 'raw')
+
+    @parameterized.parameters(
+        (None, 'it holds nothing'),
+        ({}, 'it holds no named entries'),
+        ([1, 2], 'it holds one list'),
+        ({'epoch': 3}, "it holds the keys 'epoch'"),
+        (Object('my.Trainer', ()), 'it holds one object of my.Trainer'),
+    )
+    def test_without_tensors_it_says_what_there_is(self, content, sentence):
+        with self.assertRaisesRegex(ValueError, sentence):
+            find(content)
 
     def test_what_holds_itself_is_searched_once(self):
         content = {'model': RAW}

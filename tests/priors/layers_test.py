@@ -9,7 +9,7 @@ from absl.testing import absltest, parameterized
 from jax import lax
 from jax.test_util import check_grads
 
-from invjax.priors import layers
+from invjax.priors import blocks, layers
 
 
 def normal(seed, *shape):
@@ -256,6 +256,14 @@ class AttentionTest(parameterized.TestCase):
             )
         mean = v.mean(axis=0).reshape(1, -1)
         assert_close(out, np.broadcast_to(mean, out.shape))
+
+
+class FourierEmbeddingTest(absltest.TestCase):
+    def test_a_frequency_is_a_number_of_turns(self):
+        params = {'frequencies': np.float32([1, 2, 3])}
+        # A quarter, two quarters and three quarters of a turn.
+        waves = blocks.FourierEmbedding(6).apply({'params': params}, 0.25)
+        np.testing.assert_allclose(waves, [1, 0, -1, 0, -1, 0], atol=1e-6)
 
 
 if __name__ == '__main__':
