@@ -98,7 +98,7 @@ class CountTest(parameterized.TestCase):
         self.assertTrue(SITCOM.stops_by_value)
         found = evaluations.count(_PROBLEM, sure, SITCOM(delta=2.0), 4)
         self.assertEqual(found, (4, 4))
-        # What nothing was measured of has no residual, and that is none too many.
+        # Where nothing was measured, residual and bound are 0: it is met at once.
         found = evaluations.count(
             problem.nothing_measured(_SHAPE), _PRIOR, SITCOM(), 4
         )

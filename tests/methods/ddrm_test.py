@@ -87,8 +87,8 @@ class StepTest(parameterized.TestCase):
     def test_it_starts_at_y_with_noise_to_the_first_level(
         self, noise_std, kind
     ):
-        # From a level at which y counts: of the last two, that of t = 200. At
-        # that of pure noise nothing of it would show.
+        # From t = 200, where y and noise are of one size. At the level of pure
+        # noise a wrong share of y would not show.
         case = dense.case_of(kind, noise_std)
         case = case._replace(steps=schedule.Steps(*(f[4:] for f in case.steps)))
         drawn = jax.vmap(
