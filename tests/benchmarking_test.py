@@ -52,6 +52,13 @@ class TimeCallsTest(absltest.TestCase):
         self.assertEqual(timed.ours, [2.0, 3.0])
         self.assertEqual(timed.theirs, [])
 
+    def test_without_a_peer_nobody_is_asked(self):
+        call = benchmarking.Call(
+            self.clock.works('a', 9.0, 4.0), 1, 1, 'forward'
+        )
+        (timed,) = benchmarking.time_calls({'a': call}, 1).values()
+        self.assertEqual(timed, benchmarking.Timed(9.0, [4.0], []))
+
     def test_calls_take_turns_and_the_peer_answers_in_the_same_round(self):
         calls = {
             'a': benchmarking.Call(
@@ -298,6 +305,29 @@ class ProcessesTest(parameterized.TestCase):
         else:
             self.assertEqual(memory, '4.00 GiB, 1.00 of the peer')
             self.assertEqual(found['peak memory, peer'], '4.00 GiB')
+
+    def test_in_a_process_of_its_own_one_step_of_one_image_is_taken(self):
+        clock, asked = _Clock(), []
+
+        def sampler(prior, methods, batch, num_steps):
+            asked.append((prior, len(methods), batch, num_steps))
+            return clock.works('step', 9.0, 4.0)
+
+        with (
+            mock.patch.object(benchmarking, 'make_prior', lambda *_: 'prior'),
+            mock.patch.object(benchmarking, '_sampler', sampler),
+            mock.patch.object(
+                benchmarking.time, 'perf_counter', lambda: clock.now
+            ),
+        ):
+            found = benchmarking.step_alone('tiny', benchmarking.Benchmark())
+        self.assertEqual(asked, [('prior', 1, 1, 1)])
+        # The first call compiles, and takes the step too.
+        self.assertEqual(found['compile_seconds'], 5.0)
+        self.assertEqual(found['step_seconds'], 4.0)
+        # On a CPU, which counts no memory of its own, that of the process.
+        if jax.default_backend() == 'cpu':
+            self.assertGreater(found['peak_bytes'], 2**26)
 
     @pytest.mark.slow
     def test_a_process_of_its_own_finds_the_package_and_the_cache(self):

@@ -148,6 +148,22 @@ class FindTest(absltest.TestCase):
         self.assertIs(found.func, other)
 
 
+class KeepTest(absltest.TestCase):
+    def keep(self, before):
+        setting = 'jax_compilation_cache_dir'
+        self.addCleanup(jax.config.update, setting, jax.config.values[setting])
+        jax.config.update(setting, before)
+        with mock.patch.dict(os.environ, XDG_CACHE_HOME='/of/a/user'):
+            compiled.keep_programs()
+        return jax.config.values[setting]
+
+    def test_without_a_folder_programs_go_to_the_cache_of_the_user(self):
+        self.assertEqual(self.keep(None), '/of/a/user/invjax/compiled')
+
+    def test_a_folder_that_the_user_has_chosen_stays(self):
+        self.assertEqual(self.keep('/chosen'), '/chosen')
+
+
 class NameTest(parameterized.TestCase):
     def name(self, *args):
         return compiled._words_of_tree(jax.tree.structure(args))

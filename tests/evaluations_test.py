@@ -98,6 +98,11 @@ class CountTest(parameterized.TestCase):
         self.assertTrue(SITCOM.stops_by_value)
         found = evaluations.count(_PROBLEM, sure, SITCOM(delta=2.0), 4)
         self.assertEqual(found, (4, 4))
+        # Where nothing was measured, residual and bound are 0: it is met at once.
+        found = evaluations.count(
+            problem.nothing_measured(_SHAPE), _PRIOR, SITCOM(), 4
+        )
+        self.assertEqual(found, (4, 4))
         # Others need not run it, which costs as much as a restoration.
         for name, cls in METHODS.items():
             self.assertEqual(cls.stops_by_value, name == 'sitcom')

@@ -394,6 +394,12 @@ class BoxInpaintingTest(parameterized.TestCase):
                     box_margin=0,
                 )
 
+    def test_an_image_of_two_pixels_a_side_has_room_for_a_box(self):
+        operator = operators.make_operator(
+            'box_inpainting', jax.random.key(0), (2, 2, 3)
+        )
+        self.assertEqual(operator.describe()['num_missing'], 1)
+
     @parameterized.parameters('box_size', 'box_margin')
     def test_a_part_of_a_pixel_is_refused(self, name):
         with self.assertRaisesRegex(ValueError, f'{name} must be a whole numb'):

@@ -54,6 +54,54 @@ class DrawTest(parameterized.TestCase):
             phantoms.draw(**{'seed': 0, 'num_images': 1, **given})
 
 
+class SceneTest(absltest.TestCase):
+    """What is in a slice, before it is drawn."""
+
+    def test_centres_fill_the_part_of_the_body_that_they_reach(self):
+        # A body that is neither round nor level, away from the middle.
+        left, top, length, width, angle = body = 0.05, -0.03, 0.8, 0.5, 0.6
+        shapes = phantoms._placed(np.random.default_rng(0), body, 2000, 0.7)
+        x, y = shapes[:, 0] - left, shapes[:, 1] - top
+        along = (np.cos(angle) * x + np.sin(angle) * y) / length
+        across = (np.cos(angle) * y - np.sin(angle) * x) / width
+        squared = along**2 + across**2
+        self.assertLessEqual(squared.max(), 0.7**2 + 1e-9)
+        # Even over a disc: half of the points lie within half of its area. The
+        # standard error of the mean of 2000 even numbers is 0.29 / sqrt(2000).
+        self.assertAlmostEqual(
+            squared.mean(), 0.7**2 / 2, delta=4 * 0.7**2 * 0.29 / 2000**0.5
+        )
+
+    def test_bars_are_longer_than_wide_and_holes_are_round(self):
+        for number in range(200):
+            scene = phantoms._scene(0, number)
+            for name in ('plates', 'organs'):
+                length, width = scene[name][:, 2:4].T
+                self.assertTrue(np.all(length > width))
+                self.assertTrue(np.all(width > 0))
+            length, width = scene['holes'][:, 2:4].T
+            np.testing.assert_array_equal(length, width)
+
+    def test_bare_tissue_is_its_brightness_and_both_waves(self):
+        scene = phantoms._scene(0, 1)
+        for name in ('contrast', 'has_plate', 'has_hole'):
+            scene[name] = np.zeros_like(scene[name])
+        scene['fibres'][3] = 0
+        scene['waves'][:, 3] = 0.05, 0.02
+        stacked = {n: np.asarray(v)[None] for n, v in scene.items()}
+        found = phantoms._render(stacked, 64)[0]
+        # The middle is in every body: a quarter of the sides, 0.6 and more.
+        rows, columns = np.mgrid[24:40, 24:40]
+        x, y = (2 * (i + 0.5) / 64 - 1 for i in (columns, rows))
+        expected = scene['tissue']
+        for frequency, direction, phase, size in scene['waves']:
+            along = x * np.cos(direction) + y * np.sin(direction)
+            expected = expected + size * np.cos(frequency * along + phase)
+        np.testing.assert_allclose(
+            found[24:40, 24:40], 2 * expected - 1, atol=1e-5
+        )
+
+
 class ShapesTest(parameterized.TestCase):
     @parameterized.parameters(
         (0.5, 0.5, 0.0), (0.7, 0.2, 0.6), (0.06, 0.04, 1.0)

@@ -4,6 +4,8 @@ A mutation test shows that a check can fail: each plants one bug and asks that
 the check which passes without it finds it.
 """
 
+from unittest import mock
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -183,6 +185,20 @@ class ErrorsTest(parameterized.TestCase):
         shifted, _ = validation.errors(samples + 3 * size, posterior, rng)
         self.assertAlmostEqual(shifted.mean, 3, delta=0.1)
         self.assertGreater(shifted.sliced, 10 * exact.sliced)
+
+    def test_the_sliced_distance_of_a_shift_is_its_length(self):
+        # Two pixels of unit variance: along directions of unit length that
+        # are even over the circle, a shift by (c, c) is one by c on average.
+        samples = np.random.default_rng(0).normal(size=(500, 1, 2, 1))
+        posterior = mock.Mock(mean=np.zeros((1, 2, 1)), covariance=np.eye(2))
+        posterior.sample.return_value = samples
+        found, _ = validation.errors(
+            samples + 3, posterior, np.random.default_rng(1), num_bootstraps=0
+        )
+        # Of 128 squares, (cos + sin)^2, whose variance is a half.
+        self.assertAlmostEqual(
+            (found.sliced / 3) ** 2, 1, delta=4 * np.sqrt(0.5 / 128)
+        )
 
 
 if __name__ == '__main__':

@@ -81,6 +81,17 @@ class StepTest(parameterized.TestCase):
                 expected(case, row, **settings),
             )
 
+    def test_it_starts_at_pure_noise_of_the_first_level(self):
+        # Of the last two levels, whose alpha_bar differ. The frame is that of
+        # clean images, where x_t is divided by the root of it.
+        case = dense.case_of('dense')
+        steps = schedule.Steps(*(field[4:] for field in case.steps))
+        drawn = jax.vmap(lambda key: ALD().start(key, case.problem, steps)[0])(
+            jax.random.split(KEY, 20_000)
+        )
+        variance = 1 / dense.ALPHA_BAR[int(steps.t[0])]
+        dense.assert_moments(drawn, np.zeros(16), variance * np.eye(16))
+
     def test_the_whole_process_has_the_moments_of_its_steps(self):
         case = dense.case_of('gaussian_deblur')
         settings = {'langevin_steps': 3, 'langevin_size': 0.9, 'gamma': 1.8}
