@@ -5,11 +5,15 @@ import importlib
 import io
 import pathlib
 import re
+import sys
+import types
 from unittest import mock
 
 from absl.testing import absltest, parameterized
 
+import invjax
 from experiments import restore
+from invjax import __main__ as command
 from invjax.commandline import groups, program
 from invjax.commandline.flags import Flags
 
@@ -135,6 +139,45 @@ class OverridesTest(absltest.TestCase):
             load.return_value.network.num_classes = None
             groups.load_prior(given)
         self.assertEqual(load.call_args.kwargs['num_train_steps'], 4000)
+
+
+class CommandTest(absltest.TestCase):
+    def run_with(self, *arguments):
+        """What `invjax ARGUMENTS` runs: the call of `program.run`."""
+        # A wheel has the binaries in the package; here they are beside it.
+        package = types.ModuleType('invjax.experiments')
+        package.__path__ = [
+            str(pathlib.Path(__file__).parents[2] / 'experiments')
+        ]
+        with (
+            mock.patch.dict(sys.modules, {'invjax.experiments': package}),
+            mock.patch.object(invjax, 'experiments', package, create=True),
+            mock.patch.object(sys, 'argv', ['invjax', *arguments]),
+            mock.patch.object(command, 'run') as run,
+        ):
+            command.main()
+        return run.call_args.args
+
+    def test_the_first_argument_is_the_binary_and_the_rest_its_flags(self):
+        main, flags, arguments = self.run_with('sweep', '--seed=3')
+        self.assertEqual(main.__module__, 'invjax.experiments.sweep')
+        self.assertEqual(arguments, ['sweep', '--seed=3'])
+        self.assertIn('--grid', flags.help())
+
+    def test_anything_else_is_one_sentence_with_the_choices(self):
+        for arguments, words in (
+            ((), 'by one of .*restore.*; invjax BINARY --help'),
+            (('swep',), "by one of .*restore.*, got 'swep'; invjax"),
+        ):
+            errors = io.StringIO()
+            with (
+                contextlib.redirect_stderr(errors),
+                self.assertRaises(SystemExit) as caught,
+            ):
+                self.run_with(*arguments)
+            self.assertEqual(caught.exception.code, 2)
+            self.assertRegex(errors.getvalue(), words)
+            self.assertEqual(errors.getvalue().count('\n'), 1)
 
 
 if __name__ == '__main__':

@@ -1,5 +1,7 @@
-"""Records: strict JSON whatever is in them."""
+"""Records: strict JSON whatever is in them, and the folders that they are in."""
 
+import contextlib
+import io
 import json
 import pathlib
 import tempfile
@@ -50,6 +52,23 @@ class RecordTest(absltest.TestCase):
     def test_a_folder_that_cannot_be_written_is_named(self):
         with self.assertRaisesRegex(ValueError, "got '/dev/null/out'"):
             record.make_folder('/dev/null/out', 'restore')
+
+    def test_a_folder_is_made_with_those_above_it_and_left_empty(self):
+        made = record.make_folder(str(self.folder / 'a/b/c'), 'restore')
+        self.assertEqual(made, self.folder / 'a/b/c')
+        self.assertEqual([*made.iterdir()], [])
+
+    def test_only_what_is_there_is_said_to_be_replaced(self):
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said):
+            record.say_if_replaced(self.folder, 'sheet.png', 'result.json')
+            self.assertEqual(said.getvalue(), '')
+            (self.folder / 'sheet.png').touch()
+            record.say_if_replaced(self.folder, 'sheet.png', 'result.json')
+        self.assertEqual(
+            said.getvalue(),
+            f'{self.folder} has sheet.png, which will be replaced.\n',
+        )
 
 
 if __name__ == '__main__':

@@ -1,17 +1,21 @@
 """The other Python: what is handed to it, and how it answers."""
 
 import ast
+import os
 import pathlib
+import resource
 import sys
 import tempfile
+import unittest
+from unittest import mock
 
 import jax
 import numpy as np
 from absl.testing import absltest, parameterized
 
 import invjax.comparison
-from invjax import operators
-from invjax.comparison import peer, remote
+from invjax import operators, problem
+from invjax.comparison import memory, peer, remote
 from invjax.priors import convert
 from invjax.priors.unet import UNet
 
@@ -215,6 +219,90 @@ class OperatorArraysTest(parameterized.TestCase):
         )
         with self.assertRaisesRegex(ValueError, 'cannot be handed'):
             remote.operator_arrays(operator)
+
+
+class DeepinvTest(absltest.TestCase):
+    """What it asks for, and that arrays go and come as they are."""
+
+    def setUp(self):
+        super().setUp()
+        holder = tempfile.TemporaryDirectory()
+        self.addCleanup(holder.cleanup)
+        self.folder = pathlib.Path(holder.name)
+        self.asked = []
+        self.other = remote.Deepinv(self.answer, self.folder)
+        self.x = np.random.default_rng(0).normal(size=(16, 16, 3))
+        self.measured = problem.measure(
+            jax.random.key(1),
+            self.x,
+            operators.make_operator(
+                'box_inpainting', jax.random.key(0), (16, 16, 3)
+            ),
+            0.25,
+        )
+
+    def answer(self, do, **question):
+        """Half of what came as an array, or of y."""
+        self.asked.append(do)
+        if do == 'load':
+            with np.load(question['weights']) as arrays:
+                self.weights = dict(arrays)
+            return {'versions': {'deepinv': '1.0'}}
+        if 'problem' in question:
+            with np.load(question['problem']) as arrays:
+                self.problem = dict(arrays)
+        x = self.problem['y'] if do == 'restore' else None
+        for name in ('x', 'x_t'):
+            if name in question:
+                x = np.load(question[name])
+        np.save(question['out'], x / 2)
+        return {'seconds': 1.5, 'num_evaluations': 7, **question}
+
+    def test_arrays_are_those_of_the_answers(self):
+        x = self.x
+        np.testing.assert_array_equal(self.other.predict(x, 9), x / 2)
+        np.testing.assert_array_equal(
+            self.other.measure(self.measured, x), x / 2
+        )
+        found = self.other.restore(self.measured, 'dps', 5, 3, {})
+        np.testing.assert_array_equal(found.x, np.asarray(self.measured.y) / 2)
+        self.assertEqual((found.seconds, found.num_evaluations), (1.5, 7))
+        self.assertEqual(self.asked, ['predict', 'measure', 'restore'])
+
+    def test_a_problem_has_its_measurement_noise_and_operator(self):
+        self.other.measure(self.measured, self.x)
+        self.assertEqual(self.problem['noise_std'], 0.25)
+        np.testing.assert_array_equal(self.problem['image_shape'], [16, 16, 3])
+        for name, expected in (
+            ('y', self.measured.y),
+            ('mask', self.measured.operator.mask),
+        ):
+            np.testing.assert_array_equal(self.problem[name], expected)
+
+    def test_the_weights_go_by_the_names_of_the_peer(self):
+        tensors = {
+            'input_blocks.0.0.weight': np.ones(3),
+            'out.2.weight': np.zeros(2),
+        }
+        prior = mock.Mock()
+        with mock.patch.object(peer, 'state_dict', return_value=tensors):
+            self.assertEqual(self.other.load(prior), {'deepinv': '1.0'})
+        self.assertEqual(self.asked, ['load'])
+        self.assertEqual({*self.weights}, {'first.weight', 'out.2.weight'})
+        np.testing.assert_array_equal(self.weights['first.weight'], np.ones(3))
+
+
+class MemoryTest(absltest.TestCase):
+    @unittest.skipUnless(sys.platform == 'linux', 'reads /proc')
+    def test_the_peak_is_between_what_is_held_and_what_the_system_says(self):
+        pages = int(pathlib.Path('/proc/self/statm').read_text().split()[1])
+        held = pages * os.sysconf('SC_PAGE_SIZE')
+        peak = memory.peak_bytes()
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        # Counters of a processor are added up from time to time.
+        slack = 2**22
+        self.assertGreater(peak, held - slack)
+        self.assertLess(peak, 1024 * usage.ru_maxrss + slack)
 
 
 if __name__ == '__main__':

@@ -6,6 +6,7 @@ from unittest import mock
 
 import numpy as np
 from absl.testing import absltest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from invjax import metrics
 from invjax.report import evaluations, figures
@@ -66,6 +67,29 @@ class FrontsTest(absltest.TestCase):
 
     def test_nothing_to_draw_is_no_figure(self):
         self.assertEqual(self.drawn([row('dps', chi_square=1.0)]), {})
+
+
+class LegendTest(absltest.TestCase):
+    def test_the_names_of_a_single_panel_are_not_cut_off(self):
+        lines = {
+            f'diffpir lam {lam}, zeta 0.{lam}': np.array([[5, 20.0], [9, 21.0]])
+            for lam in (1, 2, 3)
+        }
+        panel = figures.Panel('denoising', 'PSNR in dB', 1.0, lines)
+        found = []
+
+        def note(figure, folder, name):
+            found.append(figure)
+
+        with mock.patch.object(figures, 'save', note):
+            figures.fronts('unused', 'fronts', [[panel]], 'evaluations')
+        (figure,) = found
+        FigureCanvasAgg(figure).draw()
+        (legend,) = figure.legends
+        extent = legend.get_window_extent()
+        self.assertGreaterEqual(extent.x0, 0)
+        self.assertLessEqual(extent.x1, figure.bbox.x1)
+        self.assertLen(legend.get_texts(), 3)
 
 
 class CalibrationTest(absltest.TestCase):

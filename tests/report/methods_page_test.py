@@ -5,6 +5,8 @@ import csv
 import io
 import pathlib
 import tempfile
+import types
+from unittest import mock
 
 import hand_made
 import numpy as np
@@ -13,6 +15,7 @@ from absl.testing import absltest
 from invjax import images
 from invjax.report import methods_page
 from invjax.study import tidy
+from invjax.study.evaluation import Row
 
 
 class MethodsPageTest(absltest.TestCase):
@@ -102,6 +105,47 @@ class MethodsPageTest(absltest.TestCase):
         page = self.page(rows)
         self.assertNotIn('<script>alert', page.source)
         self.assertTrue(page.balanced)
+
+
+class EntriesTest(absltest.TestCase):
+    def test_a_picture_is_the_first_sample_of_its_image(self):
+        cells = [
+            {
+                'id': f'{image}-{sample}',
+                'protocol': {'image': image, 'sample': sample, 'settings': {}},
+            }
+            for image in (4, 7)
+            for sample in (0, 1, 2)
+        ]
+        folder = pathlib.Path('out')
+        row = Row('denoising', 'dps', '20', cells, {}, '')
+        cannot = Row('denoising', 'ddnm', '20', [], {}, '')
+        with mock.patch.object(methods_page, 'read_picture') as read:
+            (entry,) = methods_page.entries(
+                types.SimpleNamespace(rows=[row, cannot], folder=folder)
+            )
+            self.assertEqual([*entry.pictures], [4, 7])
+            for picture in entry.pictures.values():
+                picture()
+        self.assertEqual(
+            [call.args for call in read.call_args_list],
+            [(folder / 'denoising', '4-0'), (folder / 'denoising', '7-0')],
+        )
+        (bare,) = methods_page.entries(
+            types.SimpleNamespace(rows=[row], folder=None)
+        )
+        self.assertEqual(bare.pictures, {})
+
+    def test_a_cost_is_of_both_counts_or_not_known(self):
+        def cost(**counts):
+            scores = {n: hand_made.estimate(v) for n, v in counts.items()}
+            return methods_page._cost(
+                methods_page.Entry('denoising', 'dps', '20', '', scores)
+            )
+
+        self.assertEqual(cost(forward=20.0, backward=19.0), 39)
+        self.assertIsNone(cost(psnr=20.0))
+        self.assertIsNone(cost(forward=20.0, backward=np.nan))
 
 
 class TidyTest(absltest.TestCase):

@@ -1,7 +1,10 @@
 """The page of a restoration: its pictures, its sentences, and nothing foreign."""
 
+import dataclasses
 import pathlib
+import re
 import tempfile
+from unittest import mock
 
 import hand_made
 import numpy as np
@@ -182,6 +185,34 @@ class RestoredPageTest(parameterized.TestCase):
         self.assertIn('one and the same picture', words)
         self.assertNotIn('samples agree', words)
 
+    def test_samples_that_differ_beyond_the_range_alone_are_one_picture(self):
+        found = hand_made.restoration(num_samples=3)
+        beyond = np.ones_like(found.samples)
+        beyond *= np.array([1.2, 1.4, 1.6])[:, None, None, None]
+        found = dataclasses.replace(found, samples=beyond)
+        part = restored_page.part('', found, restored.judge(found))
+        words = ' '.join(v.text for v in restored_page.verdicts(part))
+        self.assertIn('one and the same picture', words)
+
+    def test_a_sample_that_failed_in_its_first_step_is_not_judged(self):
+        found = hand_made.restoration(num_samples=3)
+        kept = restored.judge(found)['restored']
+        residual = found.info.residual.copy()
+        residual[1] = np.nan
+        samples = found.samples.copy()
+        samples[1] = np.nan
+        found = dataclasses.replace(
+            found,
+            info=found.info._replace(residual=residual),
+            samples=samples,
+        )
+        judged = restored.judge(found)
+        self.assertEqual(judged['nonfinite_samples'], [1])
+        self.assertEqual(judged['restored'], [kept[0], kept[2]])
+        part = restored_page.part('', found, judged)
+        words = ' '.join(v.text for v in restored_page.verdicts(part))
+        self.assertIn('1 of 3 samples are not finite', words)
+
     def test_a_single_sample_without_truth_has_a_page(self):
         found = hand_made.restoration(num_samples=1)
         object.__setattr__(found, 'problem', found.problem.replace(truth=None))
@@ -213,6 +244,68 @@ class OutlineTest(absltest.TestCase):
             drawing.ticks(0.1, 1.05), [0.25, 0.5, 0.75, 1]
         )
         np.testing.assert_allclose(drawing.log_ticks(0.5, 200), [1, 10, 100])
+
+    def test_ticks_are_some_and_not_many_whatever_the_range(self):
+        for low, high in ((0.9, 12), (1, 1e5), (0.3, 4e6), (1e-9, 2), (3, 5)):
+            found = drawing.log_ticks(low, high)
+            self.assertBetween(len(found), 2, 5)
+            self.assertLessEqual(found[-1], high * 1.01)
+            self.assertGreaterEqual(found[0], low * 0.99)
+
+
+class DrawingTest(absltest.TestCase):
+    def numbers(self, svg, pattern):
+        return [float(n) for n in re.findall(pattern, svg)]
+
+    def test_equal_ratios_of_chi_square_are_as_far_apart(self):
+        svg = drawing.gauge([0.04, 0.5, 1, 2, 25], 0.8, 1.2, 1.5)
+        at = self.numbers(svg, r'class="mark" cx="([-\d.]+)"')
+        ((left, right),) = re.findall(
+            r'class="axis" x1="(\d+)" x2="(\d+)" y1="34" y2="34"', svg
+        )
+        np.testing.assert_allclose(at[2] - at[1], at[3] - at[2], atol=0.11)
+        octaves = (at[3] - at[2]) * np.log2(12.5)
+        np.testing.assert_allclose(at[4] - at[3], octaves, atol=0.5)
+        self.assertBetween(at[0], float(left), at[1])
+        self.assertBetween(at[4], at[3], float(right))
+        # The axis goes as far beyond the least as beyond the largest.
+        np.testing.assert_allclose(
+            at[0] - float(left), float(right) - at[4], atol=0.11
+        )
+
+    def test_a_histogram_has_0_in_the_middle_and_fills_its_width(self):
+        svg = drawing.histogram(np.zeros(5), 'residual')
+        ((width, _),) = re.findall(r'viewBox="0 0 (\d+) (\d+)"', svg)
+        ticks = {
+            words: float(x)
+            for x, words in re.findall(r'<text x="([-\d.]+)"[^>]*>(-?\d)<', svg)
+        }
+        self.assertEqual(ticks['0'], float(width) / 2)
+        self.assertEqual(ticks['-4'] + ticks['4'], float(width))
+        self.assertBetween(ticks['4'], 0.9 * float(width), float(width))
+        # All values are 0, so the bar around it alone has a height.
+        bars = re.findall(
+            r'class="bar" x="([\d.]+)" y="[\d.]+" width="([\d.]+)" '
+            r'height="([\d.]+)"',
+            svg,
+        )
+        ((x, across, _),) = [bar for bar in bars if float(bar[2])]
+        self.assertBetween(ticks['0'], float(x), float(x) + float(across))
+
+
+class PagesTest(absltest.TestCase):
+    def test_a_page_that_is_too_large_is_refused_and_not_written(self):
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            mock.patch.object(pages, 'MAX_BYTES', 2**20),
+        ):
+            path = pathlib.Path(folder) / 'report.html'
+            # Of two bytes each.
+            with self.assertRaisesRegex(ValueError, '2.0 MB, .* at most 1; ta'):
+                pages.write(path, '\u00e9' * (2**20))
+            self.assertFalse(path.exists())
+            pages.write(path, 'e' * 2**20)
+            self.assertEqual(path.stat().st_size, 2**20)
 
 
 if __name__ == '__main__':

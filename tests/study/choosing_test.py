@@ -8,6 +8,7 @@ import invjax
 from invjax import schedule, tuning
 from invjax.priors import gaussian
 from invjax.priors.card import Card
+from invjax.study import choosing
 
 _SHAPE = (12, 12, 1)
 _ALPHA_BAR = schedule.alpha_bars(schedule.linear_betas())
@@ -170,6 +171,14 @@ class TuneTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, 'no setting gave a finite'):
             invjax.tune(
                 measured, _prior(), 'dps', {'zeta': [1e38]}, 3, clip=False
+            )
+
+    def test_what_was_never_tuned_has_no_default_to_trust(self):
+        # The number of steps and the noise at which defaults were found.
+        measured = invjax.measure(_TRUTH, 'box_inpainting')
+        for has_default, by in ((True, 'default'), (False, 'discrepancy')):
+            self.assertEqual(
+                choosing._least_loss(measured, 100, has_default), by
             )
 
 

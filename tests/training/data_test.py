@@ -40,6 +40,13 @@ def _batches(number=10, batch=4, size=(8, 8), flips='none', side=8, **kwargs):
     )
 
 
+def _all_but(number, value, total=2000):
+    """Pictures that are grey but for one, which has a value."""
+    pictures = np.full((total, 8, 8), 0.5, np.float32)
+    pictures[number] = value
+    return pictures
+
+
 def _numbers(batch):
     return np.floor(batch.min(axis=(1, 2, 3))).astype(int).tolist()
 
@@ -212,6 +219,10 @@ class OpenPicturesTest(parameterized.TestCase):
         ('too small', np.zeros((2, 9, 7)), 1, {'crop': 'random'}, 'too small'),
         ('not finite', np.full((2, 8, 8), np.nan), 1, {}, 'not finite'),
         ('out of range', np.full((2, 8, 8), 3.0), 1, {}, 'value_range'),
+        ('first not finite', _all_but(0, np.inf), 1, {}, 'not finite'),
+        ('last not finite', _all_but(1999, np.inf), 1, {}, 'not finite'),
+        ('first out of range', _all_but(0, 3.0), 1, {}, 'value_range'),
+        ('last out of range', _all_but(1999, 3.0), 1, {}, 'value_range'),
         ('channels', np.zeros((2, 8, 8, 3)), 2, {}, '3 channels'),
         ('text', np.full((2, 8, 8), 'a'), 1, {}, 'must be numbers'),
         ('complex', np.zeros((2, 8, 8), complex), 1, {}, 'must be numbers'),

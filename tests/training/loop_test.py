@@ -18,9 +18,17 @@ import orbax.checkpoint as ocp
 import pytest
 from absl.testing import absltest, parameterized
 
-from invjax import phantoms
+from invjax import diffusion, phantoms
 from invjax.priors import checkpoint
-from invjax.training import Config, data, evaluation, loop, network, page
+from invjax.training import (
+    Config,
+    data,
+    evaluation,
+    loop,
+    network,
+    page,
+    progress,
+)
 from tests.training import small
 
 _STEPS = 24
@@ -283,7 +291,10 @@ class EvaluationTest(absltest.TestCase):
         np.testing.assert_allclose(levels.error, 1, atol=5 * (2 / 1280) ** 0.5)
         self.assertEqual(sorted(levels.t), list(levels.t))
         self.assertEqual(levels.t[-1], 49)
-        self.assertEqual(sorted(levels.noise_std), levels.noise_std)
+        alpha_bar = prior.alpha_bar[levels.t]
+        noise = diffusion.diffuse(0.0, alpha_bar, 1.0)
+        signal = diffusion.diffuse(1.0, alpha_bar, 0.0)
+        np.testing.assert_allclose(levels.noise_std, noise / signal, rtol=1e-6)
 
     def test_the_estimate_is_that_of_the_noise_that_was_added(self):
         # Of an image of one value the noise is known.
@@ -299,6 +310,26 @@ class EvaluationTest(absltest.TestCase):
                 prior.replace(num_train_steps=49), np.full((3, 8, 8, 1), 0.25)
             )
         np.testing.assert_allclose(levels.error, 0, atol=1e-6)
+        self.assertGreater(min(levels.psnr), 60)
+
+    def test_an_estimate_beyond_the_range_is_clipped(self):
+        prior = small.prior()
+
+        def overshoots(self, x_t, t):
+            # The noise with which x_0 would be half as large again.
+            alpha_bar = jax.numpy.asarray(self.alpha_bar)[t]
+            x_0 = 1.5 * jax.numpy.sign(x_t.mean())
+            eps = (x_t - alpha_bar**0.5 * x_0) / (1 - alpha_bar) ** 0.5
+            return evaluation.diffusion.Prediction(eps)
+
+        pictures = np.stack([np.ones((8, 8, 1)), -np.ones((8, 8, 1))])
+        with (
+            mock.patch.object(type(prior), '__call__', overshoots),
+            mock.patch.object(evaluation, '_LEVELS', (0.1,)),
+        ):
+            levels = evaluation.by_level(
+                prior.replace(num_train_steps=48), pictures
+            )
         self.assertGreater(min(levels.psnr), 60)
 
 
@@ -318,6 +349,39 @@ class HistoryTest(absltest.TestCase):
         self.assertEqual(
             page.History(**json.loads(json.dumps(history.as_dict()))), history
         )
+
+
+class PageTest(absltest.TestCase):
+    def test_two_channels_are_shown_by_their_magnitude(self):
+        # 0 is black, 1 is the middle, and 2 and more are white.
+        x = np.array([[[0.3, -0.4], [0, 0]], [[0.6, 0.8], [3, 4]]])
+        np.testing.assert_allclose(
+            page.as_picture(x)[..., 0], [[-0.5, -1], [0, 1]], atol=1e-12
+        )
+        np.testing.assert_array_equal(page.as_picture(x[..., :1]), x[..., :1])
+
+    def test_every_other_level_has_a_line_over_time(self):
+        t = [10 * place for place in range(12)]
+        first = {'t': t, 'error': [1.0 + place for place in range(12)]}
+        second = {'t': t, 'error': [0.5 + place / 4 for place in range(12)]}
+        plot = page._held_out_plot([(5, first), (9, second)])
+        named = re.findall(r't = (\d+)', plot['legend'])
+        self.assertEqual([int(n) for n in named], t[::2])
+
+
+class ProgressTest(absltest.TestCase):
+    def test_the_rest_takes_as_long_as_the_last_steps_did(self):
+        seen = progress.Progress(300, 8, 0, self.fail)
+        self.assertEqual(seen.images_a_second, 0)
+        self.assertEqual(seen.left(0), 'unknown')
+        for step in range(1, 11):
+            seen.step(step, 2.0, 0.1)
+        self.assertAlmostEqual(seen.images_a_second, 4.0)
+        self.assertEqual(seen.left(210), '0:03:00')
+        for step in range(11, 300):
+            seen.step(step, 1.0, 0.1)
+        self.assertAlmostEqual(seen.images_a_second, 8.0, places=4)
+        self.assertEqual(seen.left(240), '0:01:00')
 
 
 def _train_here(out):

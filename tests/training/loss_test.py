@@ -163,7 +163,7 @@ class VariationalBoundTest(parameterized.TestCase):
 
 
 class PooledErrorTest(parameterized.TestCase):
-    @parameterized.parameters((32, 64), (48, 20), (8, 8))
+    @parameterized.parameters((32, 64), (48, 20), (8, 8), (32, 8), (8, 32))
     def test_it_is_one_for_white_noise(self, height, width):
         noise = _normal(0, 2000, height, width, 1)
         found = jax.vmap(loss.pooled_error)(noise)

@@ -109,6 +109,15 @@ class NewTest(parameterized.TestCase):
             )
 
 
+class NumParametersTest(absltest.TestCase):
+    def test_it_is_the_sum_over_all_arrays(self):
+        params = {
+            'kernel': np.zeros((2, 3)),
+            'deeper': {'bias': np.zeros(4), 'scale': np.zeros(())},
+        }
+        self.assertEqual(network.num_parameters(params), 6 + 4 + 1)
+
+
 class OfPriorTest(parameterized.TestCase):
     def setUp(self):
         super().setUp()

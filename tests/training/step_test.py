@@ -4,6 +4,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -141,6 +142,30 @@ class StepTest(parameterized.TestCase):
             for n in (1, 2, 3)
         }
         self.assertLen(losses, 3)
+
+    def test_timesteps_and_noise_have_keys_of_their_own(self):
+        config, prior = _config(), small.prior()
+        step = steps.make_step(config, prior, steps.make_mesh(config))
+        keys = []
+        draw_timesteps, normal = steps.draw_timesteps, jax.random.normal
+
+        def noted(draw):
+            def draw_and_note(key, *arguments):
+                keys.append(key)
+                return draw(key, *arguments)
+
+            return draw_and_note
+
+        with (
+            mock.patch.object(steps, 'draw_timesteps', noted(draw_timesteps)),
+            mock.patch.object(jax.random, 'normal', noted(normal)),
+        ):
+            # Traced alone; a key that is used twice is one and the same tracer.
+            jax.eval_shape(
+                step, steps.first_state(config, prior.params), _images()
+            )
+        of_timesteps, of_noise = keys
+        self.assertIsNot(of_timesteps, of_noise)
 
     def test_devices_that_cannot_share_a_batch_are_refused(self):
         with self.assertRaisesRegex(ValueError, 'cannot be shared by 3'):
