@@ -219,7 +219,7 @@ class WrittenTest(absltest.TestCase):
         with (
             mock.patch.object(benchmarking.peer, 'start', peer),
             mock.patch.object(benchmarking, '_in_a_process', in_a_process),
-            mock.patch.object(benchmarking, '_prior', prior),
+            mock.patch.object(benchmarking, 'make_prior', prior),
             mock.patch.object(benchmarking, 'step_in_a_process', step),
         ):
             rows = benchmarking._of_written(
