@@ -52,7 +52,8 @@ def _denoise(prior, x_0, t, noise):
     def of_image(x_0, noise):
         x_t = diffusion.diffuse(x_0, alpha_bar_t, noise)
         eps = prior(x_t, t).eps
-        x0_hat = jnp.clip(diffusion.tweedie(x_t, eps, alpha_bar_t), -1, 1)
+        # The score clips it.
+        x0_hat = diffusion.tweedie(x_t, eps, alpha_bar_t)
         error = jnp.mean(jnp.square(eps - noise))
         return error, metrics.psnr(x0_hat, x_0)
 

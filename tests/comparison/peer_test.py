@@ -121,6 +121,11 @@ class StartTest(absltest.TestCase):
         holder = tempfile.TemporaryDirectory()
         self.addCleanup(holder.cleanup)
         self.folder = pathlib.Path(holder.name)
+        # As where most people are; with it no answer would wait in a buffer.
+        environment = mock.patch.dict(os.environ)
+        environment.start()
+        self.addCleanup(environment.stop)
+        os.environ.pop('PYTHONUNBUFFERED', None)
 
     def python(self, script):
         """A Python that runs this script, whatever it is asked to run."""

@@ -312,26 +312,6 @@ class EvaluationTest(absltest.TestCase):
         np.testing.assert_allclose(levels.error, 0, atol=1e-6)
         self.assertGreater(min(levels.psnr), 60)
 
-    def test_an_estimate_beyond_the_range_is_clipped(self):
-        prior = small.prior()
-
-        def overshoots(self, x_t, t):
-            # The noise with which x_0 would be half as large again.
-            alpha_bar = jax.numpy.asarray(self.alpha_bar)[t]
-            x_0 = 1.5 * jax.numpy.sign(x_t.mean())
-            eps = (x_t - alpha_bar**0.5 * x_0) / (1 - alpha_bar) ** 0.5
-            return evaluation.diffusion.Prediction(eps)
-
-        pictures = np.stack([np.ones((8, 8, 1)), -np.ones((8, 8, 1))])
-        with (
-            mock.patch.object(type(prior), '__call__', overshoots),
-            mock.patch.object(evaluation, '_LEVELS', (0.1,)),
-        ):
-            levels = evaluation.by_level(
-                prior.replace(num_train_steps=48), pictures
-            )
-        self.assertGreater(min(levels.psnr), 60)
-
 
 class HistoryTest(absltest.TestCase):
     def test_a_long_history_keeps_its_means_in_fewer_points(self):
