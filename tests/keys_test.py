@@ -156,7 +156,7 @@ class UseTest(absltest.TestCase):
 
     def test_measure_takes_the_keys_of_the_image(self):
         root = keys.root(5)
-        truth = dense.prior_of((4, 4, 1)).sample(dense.KEY)
+        truth = dense.prior_of((4, 4, 1)).sample(dense.KEY).clip(-1, 1)
         for image in (0, 3):
             measured = measurement.measure(
                 truth,

@@ -20,7 +20,7 @@ state, x_t = U S V^T:
 
     G <- U_r U_r^T G V_r V_r^T,
 
-with the least r whose singular values hold a share `retained` of the sum of their
+with the least r whose singular values hold a fraction `retained` of the sum of their
 squares. In their code r is shared by the channels; here each has its own.
 
 `moments='adam'` (Adam-DPS; Belardi et al., 2026, arXiv 2603.16797) takes a step of
@@ -57,7 +57,7 @@ class DPS(Method):
         zeta: () step size, 0 or more. May be traced.
         normalise: one of `residual` and `gradient`.
         projection: `none`, or `state` for the singular directions of x_t.
-        retained: () share of the squared singular values that `state` keeps,
+        retained: () fraction of the squared singular values that `state` keeps,
             from 0 to 1. Theirs is 0.99.
         moments: `none`, or `adam` for its step in place of zeta and normalise.
         learning_rate: () size of the step of `adam`, 0 or more: about what a

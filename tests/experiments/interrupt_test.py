@@ -29,6 +29,11 @@ class InterruptTest(parameterized.TestCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            # A shell starts what runs in its background so, and what that
+            # starts would ignore Ctrl-C too.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            cls.addClassCleanup(signal.signal, signal.SIGINT, signal.SIG_IGN)
         holder = tempfile.TemporaryDirectory()
         cls.addClassCleanup(holder.cleanup)
         cls.folder = pathlib.Path(holder.name)
