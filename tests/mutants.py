@@ -34,6 +34,7 @@ import sys
 import tempfile
 import time
 import tomllib
+import traceback
 from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -643,6 +644,8 @@ def _begin(
         import pytest
 
         options = ['-q', '--no-header', '-p', 'no:cacheprovider', '--tb=line']
+        # The packages that are there already are not rewritten, and need not be.
+        options += ['-W', 'ignore::pytest.PytestAssertRewriteWarning']
         options += [
             '-p',
             'no:cov',
@@ -656,6 +659,9 @@ def _begin(
         ours = sys.modules.get('invjax')
         where = getattr(ours, '__file__', None) or str(folder)
         status = 0 if pathlib.Path(where).is_relative_to(folder) else 98
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
     finally:
         os._exit(status)
 
