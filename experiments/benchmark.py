@@ -18,7 +18,7 @@ are loaded and timed.
 
     python -m experiments.benchmark --accelerator --out=benchmark
 
-measures a GPU in at most eight minutes, whatever it has come to by then: passes,
+measures a GPU in at most eight minutes, or --minutes, whatever it has come to by then: passes,
 DPS steps, restorations and a sweep at 64 and 256 px in bfloat16, TF32 and
 float32. With `--peer`, PyTorch too, eager and by `torch.compile`. On a CPU it
 only shows that it runs, with a tiny network.
@@ -53,8 +53,11 @@ FLAGS.boolean(
 FLAGS.boolean(
     'accelerator',
     False,
-    'Measure a GPU in at most eight minutes; of the other flags, --peer and '
-    '--out alone are read.',
+    'Measure a GPU; of the other flags, --minutes, --peer and --out alone are '
+    'read.',
+)
+FLAGS.number(
+    'minutes', 8, 'That --accelerator may take.', at_least=1, at_most=600
 )
 FLAGS.string('out', None, 'Folder for the results; by default a new one.')
 
@@ -112,7 +115,7 @@ def _accelerator(given):
             out / 'accelerator.json', {'rows': list(rows), **provenance}
         )
 
-    plan = accelerating.plan_here()
+    plan = accelerating.plan_here(given.minutes)
     accelerating.measure(plan, given.peer, write)
     print(f'table: {out / "accelerator.md"}')
 

@@ -58,6 +58,17 @@ class RunPartTest(absltest.TestCase):
         self.assertEqual(asked, {0: 10, 1: 3})
 
 
+class PlanTest(absltest.TestCase):
+    def test_all_parts_together_stay_below_the_minutes(self):
+        for minutes in (1, 8):
+            seconds = accelerating.plan_here(minutes).seconds
+            self.assertAlmostEqual(sum(seconds.values()), 60 * minutes - 30)
+            # The parts keep what they are to each other.
+            self.assertAlmostEqual(
+                seconds['networks'] / seconds['sweep'], 200 / 40
+            )
+
+
 class MeasureTest(parameterized.TestCase):
     @parameterized.parameters(
         ('NVIDIA H100 80GB HBM3', 'bfloat16', 989e12),
