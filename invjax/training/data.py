@@ -161,10 +161,11 @@ class _Array:
     def read(self, number):
         # In float32 from the start, where that is exact: pictures are read as
         # fast as an accelerator trains.
-        kind = np.float32 if self._values.dtype.itemsize <= 2 else np.float64
+        kind = 'float32' if self._values.dtype.itemsize <= 2 else 'float64'
         x = _real(self._values[number]).astype(kind)
-        x = (x - kind(self._low)) * kind(2 / (self._high - self._low)) - kind(1)
-        x = x.astype(np.float32, copy=False)
+        # Python's numbers leave the type as it is.
+        x = (x - self._low) * (2 / (self._high - self._low)) - 1
+        x = np.asarray(x, np.float32)
         x = x if x.ndim == 3 else x[..., None]
         x = _to_channels(x, self._channels, self._name)
         return _fitting(x, self._size, self._name)
