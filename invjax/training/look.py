@@ -86,9 +86,7 @@ class Looks:
                 'best': best,
             }
         )
-        params = _stored(priors[best].params)
-        card = self._card(params, history)
-        checkpoint.save_prior(self._folder / 'prior', params, card)
+        card = self._save_prior(priors[best].params, history, step)
         self._draw(priors[best], step)
         self._write_page(card, history, progress)
         found = ''
@@ -100,11 +98,31 @@ class Looks:
             f'{self._folder / "report.html"}.'
         )
 
-    def _card(self, params: dict, history: page.History) -> dict[str, Any]:
+    def save_prior(self, state: State, history: page.History) -> None:
+        """Write the prior as it is, without the time that a look takes.
+
+        It is the average that the last look found better; before any look, the
+        one of the longer half-life.
+        """
+        best = history.looks[-1]['best'] if history.looks else -1
+        params = _on_one_device(state.averages[best])
+        self._save_prior(params, history, int(state.step))
+
+    def _save_prior(
+        self, params: dict, history: page.History, step: int
+    ) -> dict[str, Any]:
+        """Gives the card."""
+        params = _stored(params)
+        card = self._card(params, history, step)
+        checkpoint.save_prior(self._folder / 'prior', params, card)
+        return card
+
+    def _card(
+        self, params: dict, history: page.History, step: int
+    ) -> dict[str, Any]:
         """All that is to be known of the prior, as plain data."""
         config, split = self._config, self._split
         prior, origin = self._start.prior, self._start.origin
-        last = history.looks[-1]
         card = {
             'name': config.prior_name,
             'sha256': _sha256(params),
@@ -119,8 +137,8 @@ class Looks:
             'licence': config.licence,
             'training': {
                 'command': command(config),
-                'steps': last['step'],
-                'images_seen': last['step'] * config.batch,
+                'steps': step,
+                'images_seen': step * config.batch,
                 'hours': round(history.seconds / 3600, 2),
                 'changes': history.changes,
             },
@@ -133,7 +151,8 @@ class Looks:
                 name: origin.get(name)
                 for name in ('name', 'sha256', 'data', 'licence')
             }
-        if last['levels']:
+        last = history.looks[-1] if history.looks else {'step': None}
+        if last['step'] == step and last['levels']:
             card['held_out_loss'] = last['levels'][last['best']]
         return as_json(card)
 

@@ -236,6 +236,8 @@ class _Run:
             words = f'{step:,} steps taken'
         else:
             self._save(state, place)
+            if self.is_writer:
+                self.looks.save_prior(state, self.history)
             by = noted[0] if noted else 'another process'
             words = (
                 f'stopped at step {step:,} by {by}, with a checkpoint; the '

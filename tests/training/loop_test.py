@@ -175,6 +175,10 @@ class InterruptionTest(absltest.TestCase):
         step, _, _ = _state(out)
         self.assertEqual(step, int(found[1]))
         self.assertLess(step, _STEPS)
+        # The prior that the sentence speaks of is there, as of that step.
+        card = json.loads((out / 'prior' / 'card.json').read_text())
+        self.assertEqual(card['training']['steps'], step)
+        self.assertNotIn('held_out_loss', card)
         _start_process(out).communicate(timeout=300)
         self.assert_ended_the_same(out)
 
