@@ -73,7 +73,7 @@ KNOWN_PRIORS = {
     'faces64': KnownPrior(
         'faces at 64 x 64, embedded; non-commercial research use',
         size_mib=23,
-        sha256='8c6701b6141cff7cd184cc7e23156fecec3d6ec480efcb666e8b8747b9018719',
+        sha256='0b031bbcf6eca6147623b8ed3f0cd789c88596b29e539d00dc36cc898c798829',
     ),
     'ffhq256': KnownPrior(
         'FFHQ at 256 x 256 (Choi et al., ILVR, 2021), which DPS and others use; '
