@@ -50,7 +50,8 @@ class KnownPrior(NamedTuple):
             folder that diffusers saved; or as it is put into the folder of
             checkpoints.
         page: where such a file is to be found.
-        sha256: of that file; None as long as nobody has checked it.
+        sha256: of that file, or of the names and values of an embedded prior's
+            parameters; None as long as nobody has checked it.
         network: the architecture that the file must have; None where the file
             or a card says it.
     """

@@ -102,7 +102,7 @@ def accelerator_table(
     lines += [
         f'- left out: {row["part"]}'
         + ''.join(f', {row[n]}' for n in (*_LABELS, 'mode') if n in row)
-        + f': {row["left_out"]}.'
+        + f': {row["left_out"].removesuffix(".")}.'
         for row in rows
         if 'left_out' in row
     ]
