@@ -100,7 +100,8 @@ def _of_files(name, image_shape, first, number, value_range) -> PictureSet:
         raise ValueError(
             f'{name} has no picture'
             + (f', only other files ({others})' if others else '')
-            + f'; pictures end in {", ".join(sorted(files.SUFFIXES))}.'
+            + f'; pictures end in {", ".join(sorted(files.SUFFIXES))}, and '
+            'arrays are given as one FILE.npy or FILE.npz:KEY.'
         )
     chosen = _choose(name, len(found), first, number)
     readings = [
