@@ -309,8 +309,8 @@ def _priors() -> dict[str, Any]:
 
 
 def dense(operator) -> np.ndarray:
-    """An operator on images of the cases as a matrix, (M, D)."""
-    return gaussian.dense_matrix(operator.forward, _SHAPE)
+    """A linear operator as a matrix, (M, D)."""
+    return gaussian.dense_matrix(operator.forward, operator.image_shape)
 
 
 def posterior_of(prior, matrix: np.ndarray, y, noise_std: float):
