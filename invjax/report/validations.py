@@ -61,7 +61,9 @@ def table(rows: Sequence[dict]) -> list[str]:
 
 
 def table_of_steps(by_steps: Mapping[str, Mapping[int, dict]]) -> list[str]:
-    """Sliced distances by the number of steps, in Markdown."""
+    """Sliced distances by the number of steps, in Markdown; none of none."""
+    if not by_steps:
+        return []
     first = next(iter(by_steps.values()))
     row = next(iter(first.values()))
     lines = [
@@ -210,8 +212,10 @@ def draw(
 
     Args:
         folder: that is there.
-        by_steps: see `validating.Validated`.
+        by_steps: see `validating.Validated`; of none nothing is drawn.
     """
+    if not by_steps:
+        return
     figure, axes = figures.subplots(1, 3, 7, 3.0)
     for axis, name in zip(
         axes[0], ('mean', 'covariance', 'sliced'), strict=True

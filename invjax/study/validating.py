@@ -264,19 +264,16 @@ def cases(asked: Validation) -> Iterator[Case]:
             operator = operators.make_operator(
                 task, key_operator, _SHAPE, **_TASK_PARAMETERS.get(task, {})
             )
+            matrix = dense(operator)
             for noise_std in NOISE_STDS:
                 measured = problem.measure(
                     key_noise, prior.sample(key_x), operator, noise_std
                 )
+                posterior, as_prior = posterior_of(
+                    prior, matrix, measured.y, noise_std
+                )
                 yield Case(
-                    name,
-                    task,
-                    noise_std,
-                    prior,
-                    measured,
-                    *posterior_of(
-                        prior, dense(operator), measured.y, noise_std
-                    ),
+                    name, task, noise_std, prior, measured, posterior, as_prior
                 )
 
 

@@ -430,6 +430,12 @@ class TablesTest(absltest.TestCase):
             ],
         )
 
+    def test_of_no_method_there_is_nothing_by_the_number_of_steps(self):
+        self.assertEmpty(validations.table_of_steps({}))
+        with mock.patch.object(validations.figures, 'save') as save:
+            validations.draw(pathlib.Path('folder'), {})
+        save.assert_not_called()
+
     def test_the_figure_draws_each_error_by_the_number_of_steps(self):
         by_steps = {
             'dps': {
