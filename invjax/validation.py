@@ -24,6 +24,8 @@ from invjax.schedule import Steps
 from invjax.types import Prediction
 
 _NUM_DIRECTIONS = 128
+# The ends of what is called a tail: one sample of a hundred lies beyond each.
+_TAILS = (0.01, 0.99)
 
 
 class ExactGuidance(Method):
@@ -158,12 +160,16 @@ class Errors(NamedTuple):
         sliced: 2-Wasserstein distance of projections onto random directions,
             root mean square over them, over sqrt(tr Sigma / D).
         spread: sqrt(tr S / tr Sigma): below 1 the samples are too sure.
+        tails: from the 1 % to the 99 % quantile along an eigenvector of Sigma,
+            as a multiple of exact samples' length, mean over eigenvectors:
+            below 1 the samples leave out what is rare.
     """
 
     mean: float
     covariance: float
     sliced: float
     spread: float
+    tails: float
 
 
 def errors(
@@ -193,6 +199,12 @@ def errors(
     directions /= np.linalg.norm(directions, axis=0)
     exact = posterior.sample(rng, num_samples).reshape(num_samples, -1)
     exact_quantiles = np.sort(exact @ directions, axis=0)
+    _, vectors = np.linalg.eigh(covariance)
+
+    def tail_lengths(flat):
+        return np.ptp(np.quantile(flat @ vectors, _TAILS, axis=0), axis=0)
+
+    exact_lengths = tail_lengths(exact)
 
     def of(flat):
         difference = np.sort(flat @ directions, axis=0) - exact_quantiles
@@ -204,6 +216,7 @@ def errors(
             ),
             sliced=np.sqrt(np.mean(difference**2) / (total / len(mean))),
             spread=np.sqrt(np.trace(found) / total),
+            tails=np.mean(tail_lengths(flat) / exact_lengths),
         )
 
     resampled = [

@@ -17,7 +17,7 @@ _LAYERS = [
     {'problem'},
     {'consistency'},
     {'methods', 'priors'},
-    {'sampler', 'tuning', 'uncertainty', 'measurement'},
+    {'calibration', 'sampler', 'tuning', 'uncertainty', 'measurement'},
     {'batch', 'validation'},
     {'restoration', 'evaluations'},
     {'study'},
@@ -37,6 +37,7 @@ _ROOMS = {
         {'running'},
         {
             'automatic',
+            'calibrating',
             'choosing',
             'evaluation',
             'sweeping',

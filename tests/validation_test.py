@@ -172,6 +172,7 @@ class ErrorsTest(parameterized.TestCase):
         self.assertLess(exact.covariance, 0.15)
         self.assertLess(exact.sliced, 0.1)
         self.assertAlmostEqual(exact.spread, 1, delta=0.05)
+        self.assertAlmostEqual(exact.tails, 1, delta=0.02)
         self.assertTrue(np.all(np.array(standard_errors) > 0))
 
         deviations = samples - posterior.mean
@@ -181,10 +182,22 @@ class ErrorsTest(parameterized.TestCase):
         # Half as wide: a quarter of the covariance is left.
         self.assertAlmostEqual(narrow.spread, 0.5 * exact.spread)
         self.assertAlmostEqual(narrow.covariance, 0.75, delta=0.05)
+        self.assertAlmostEqual(narrow.tails, 0.5, delta=0.01)
         size = np.sqrt(np.trace(posterior.covariance) / 64)
         shifted, _ = validation.errors(samples + 3 * size, posterior, rng)
         self.assertAlmostEqual(shifted.mean, 3, delta=0.1)
         self.assertGreater(shifted.sliced, 10 * exact.sliced)
+
+    def test_tails_tell_heavy_ones_from_a_gaussian_of_the_same_moments(self):
+        # Student-t with 3 degrees of freedom has the variance 3, and its 1 %
+        # quantile is 4.541 (tables); a Gaussian of that variance has 2.326
+        # sqrt(3) = 4.029.
+        rng = np.random.default_rng(0)
+        posterior = mock.Mock(mean=np.zeros((1, 4, 1)), covariance=np.eye(4))
+        posterior.sample.return_value = rng.standard_t(3, (20000, 1, 4, 1))
+        samples = np.sqrt(3) * rng.normal(size=(20000, 1, 4, 1))
+        found, _ = validation.errors(samples, posterior, rng, num_bootstraps=0)
+        self.assertAlmostEqual(found.tails, 4.029 / 4.541, delta=0.02)
 
     def test_the_sliced_distance_of_a_shift_is_its_length(self):
         # Two pixels of unit variance: along directions of unit length that

@@ -1,15 +1,20 @@
-"""Errors against known posteriors: tables, and a figure by number of steps."""
+"""Errors against known posteriors, and ranks: tables and figures."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from invjax import validation
+from invjax import calibration, validation
 from invjax.report import figures
+from invjax.study import calibrating
 from invjax.study.evaluation import setting_words
 
 _LARGEST_SHOWN = 5.0  # error
+# Of a histogram: counts as a multiple of what is expected.
+_MOST_OF_EXPECTED = 4.0
+_KINDS = ('pixel', 'mean', 'squared norm', 'projection', calibrating.DENSITY)
 
 
 def _pair(pair) -> str:
@@ -56,7 +61,9 @@ def table(rows: Sequence[dict]) -> list[str]:
 
 
 def table_of_steps(by_steps: Mapping[str, Mapping[int, dict]]) -> list[str]:
-    """Sliced distances by the number of steps, in Markdown."""
+    """Sliced distances by the number of steps, in Markdown; none of none."""
+    if not by_steps:
+        return []
     first = next(iter(by_steps.values()))
     row = next(iter(first.values()))
     lines = [
@@ -73,6 +80,131 @@ def table_of_steps(by_steps: Mapping[str, Mapping[int, dict]]) -> list[str]:
     return lines
 
 
+def table_of_ranks(rows: Sequence[dict]) -> list[str]:
+    """What ranks of truths say of each method, and coverage, in Markdown.
+
+    Args:
+        rows: from `calibrating.calibrate`; of none there are no lines.
+    """
+    if not rows:
+        return []
+    levels = ' | '.join(f'{level:.0%}' for level in calibration.LEVELS)
+    lines = [
+        '',
+        'Ranks of truths among samples given each of '
+        f'{rows[0]["num_measurements"]} measurements. p is of all '
+        f'{len(calibrating.NAMES)} histograms being uniform (chi-square, '
+        'Bonferroni); then which are not, and what they say of the samples; then '
+        'how often regions of highest density hold the truth:',
+        '',
+        f'| prior | task | method | p | samples are | {levels} |',
+        '| --- ' * (5 + len(calibration.LEVELS)) + '|',
+    ]
+    for row in rows:
+        lines.append(
+            f'| {row["prior"]} | `{row["task"]}` | `{row["method"]}` '
+            f'| {" | ".join(_of_ranks(row["ranks"]))} |'
+        )
+    return lines
+
+
+def _of_ranks(ranks: Mapping[str, Sequence[int]]) -> list[str]:
+    """Cells of a row: p, readings, and coverage at each level."""
+    if not ranks:
+        return ['', 'not finite', *[''] * len(calibration.LEVELS)]
+    counts = {name: np.asarray(of_name) for name, of_name in ranks.items()}
+    kinds_of: dict[str, list[str]] = {}
+    for name, of_name in counts.items():
+        found = calibration.reading(of_name, len(counts))
+        if name == calibrating.DENSITY:
+            # Where the density is too high, samples are too near to its mode.
+            found = {
+                calibration.TOO_HIGH: calibration.TOO_SURE,
+                calibration.TOO_LOW: calibration.TOO_WIDE,
+            }.get(found, found)
+        kinds_of.setdefault(found, []).append(_kind(name))
+    kinds_of.pop(calibration.UNIFORM, None)
+    p = calibration.least_p_value(list(counts.values()))
+    readings = '; '.join(
+        f'{found} ({_counted(kinds)})' for found, kinds in kinds_of.items()
+    )
+    coverage = calibration.highest_density_coverage(counts[calibrating.DENSITY])
+    return [
+        f'{p:.2g}' if p >= 1e-6 else '< 1e-6',
+        readings or 'as they should be',
+        *(f'{share:.3f}' for share in coverage),
+    ]
+
+
+def _kind(name: str) -> str:
+    """What is ranked, without the number that one of several has."""
+    return name.rstrip(' 1234')
+
+
+def _counted(kinds: Sequence[str]) -> str:
+    """Each kind once, in the plural where there are several."""
+    counts = {kind: kinds.count(kind) for kind in kinds}
+    return ', '.join(
+        kind if count == 1 else f'{count} {kind}s'
+        for kind, count in counts.items()
+    )
+
+
+def draw_ranks(folder: pathlib.Path, rows: Sequence[dict]) -> None:
+    """Draw `ranks.pdf` and `.png`: a row a method, a column a case.
+
+    A line is a histogram of ranks; the band holds 99 of 100 counts of a
+    histogram that is uniform.
+
+    Args:
+        folder: that is there.
+        rows: from `calibrating.calibrate`; of none nothing is drawn.
+    """
+    if not rows:
+        return
+    from scipy import stats
+
+    cases = list(dict.fromkeys((r['prior'], r['task']) for r in rows))
+    methods = list(dict.fromkeys(r['method'] for r in rows))
+    figure, axes = figures.subplots(
+        len(methods),
+        len(cases),
+        max(1.7 * len(cases), 5),
+        1.1 * len(methods) + 0.6,
+        sharex=True,
+    )
+    handles: dict[str, Any] = {}
+    for of_row in axes:
+        for axis in of_row:
+            axis.set_visible(False)
+    for row in rows:
+        i = methods.index(row['method'])
+        j = cases.index((row['prior'], row['task']))
+        axis = axes[i, j]
+        axis.set_visible(True)
+        axis.set_title(f'{row["method"]}\n{row["prior"]}, {row["task"]}')
+        for name, counts in row['ranks'].items():
+            number, places = sum(counts), len(counts)
+            kind = _kind(name)
+            (handles[kind],) = axis.step(
+                np.arange(places),
+                counts,
+                where='mid',
+                color=f'C{_KINDS.index(kind)}',
+                linewidth=0.7,
+                label=kind,
+            )
+            band = stats.binom.ppf((0.005, 0.995), number, 1 / places)
+            axis.axhspan(*band, color='0.9', zorder=0)
+            axis.set_ylim(0, _MOST_OF_EXPECTED * number / places)
+    for axis in axes[-1]:
+        axis.set_xlabel('rank of the truth')
+    figure.legend(
+        handles.values(), handles.keys(), loc='outside lower center', ncols=5
+    )
+    figures.save(figure, folder, 'ranks')
+
+
 def draw(
     folder: pathlib.Path, by_steps: Mapping[str, Mapping[int, dict]]
 ) -> None:
@@ -80,8 +212,10 @@ def draw(
 
     Args:
         folder: that is there.
-        by_steps: see `validating.Validated`.
+        by_steps: see `validating.Validated`; of none nothing is drawn.
     """
+    if not by_steps:
+        return
     figure, axes = figures.subplots(1, 3, 7, 3.0)
     for axis, name in zip(
         axes[0], ('mean', 'covariance', 'sliced'), strict=True

@@ -10,5 +10,6 @@ sweeping    `invjax.sweep`: a grid of hyperparameters over several images
 evaluation  `invjax.evaluate`: methods x tasks, with costs and coverage
 choosing    `invjax.tune`: a setting for one measurement, without its truth
 sweeps      what finished sweeps say together: tables, losses, verdicts
-validating  methods against posteriors in closed form
+validating  methods against posteriors that are known
+calibrating ranks of truths among the samples of those methods
 """

@@ -1,10 +1,12 @@
-"""Every method and operator against posteriors that are known in closed form.
+"""Every method and operator against posteriors that are known.
 
-Two priors on 8 x 8 images, a Gaussian of smooth images and a mixture of two of
-them; all linear operators; two noise levels. Each method is shown at the one of
+Three priors on 8 x 8 images: a Gaussian of smooth images, a mixture of two of
+them, and Student-t coefficients, which have heavy tails; all linear operators;
+two noise levels. Each method is shown at the one of
 its `validation_settings` with the smallest sliced-Wasserstein distance, so that
 what is left is the method's own error and not a matter of tuning. `exact` is
-guidance by the likelihood's closed-form score; `floor` is as many exact samples.
+guidance by the likelihood's closed-form score, which the third prior does not
+have; `floor` is as many exact samples, of the third by Gibbs sampling.
 
 Each row is written to `rows.jsonl` as it is found. The same call continues where
 it was interrupted, and others add methods to the same tables.
@@ -14,7 +16,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,23 +25,39 @@ import numpy as np
 from invjax import keys, operators, problem, schedule, validation
 from invjax.diffusion import Transition
 from invjax.methods import METHODS, Method
-from invjax.priors import gaussian, mixture
+from invjax.priors import gaussian, mixture, student_t
 from invjax.strict_json import as_json
 from invjax.study.cells import cut_torn_line
-from invjax.types import LinearOperator
 
 NOISE_STDS = (0.1, 0.3)  # in [-1, 1] units
 NUM_STEPS = (10, 30, 100, 300, 1000)
 FLOOR = 'floor'
+ROWS = 'rows.jsonl'
 # Of what a row's names mean; raised when the same ones would mean other numbers:
-# 2, keys that do not overlap.
-_PROTOCOL = 2
+# 2, keys that do not overlap; 3, tails.
+_PROTOCOL = 3
 _SHAPE = (8, 8, 1)
+_LEVEL = 0.4
+# Heavy tails, a kurtosis of 9, that still let covariances have standard errors:
+# with 4 degrees of freedom or less a fourth moment is infinite.
+_DEGREES = 5.0
 # The default blur, in proportion to 8 pixels, would be none.
 _TASK_PARAMETERS = {'gaussian_deblur': {'blur_size': 5, 'blur_std': 1.0}}
-# Of one channel, it is the identity; jpeg needs three.
-_SKIPPED = ('colorization', 'jpeg')
-_TRANSITION = Transition(variance='posterior', clip=False)
+_SKIPPED = (
+    # Of one channel, it is the identity; jpeg needs three.
+    *('colorization', 'jpeg'),
+    # Not linear: their posteriors are not known.
+    *('high_dynamic_range', 'nonlinear_deblur', 'phase_retrieval'),
+)
+EXACT = validation.ExactGuidance(
+    transition=Transition(variance='posterior', clip=False)
+)
+PRIORS = ('gaussian', 'mixture', 'student_t')
+TASKS = tuple(name for name in operators.OPERATORS if name not in _SKIPPED)
+# Samples given each of `num_measurements`: all levels of coverage are multiples
+# of a twentieth.
+NUM_RANKED = 19
+_LEAST_MEASUREMENTS = 5 * (NUM_RANKED + 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +69,12 @@ class Validation:
         num_steps: of each case, any form that `schedule.respace` takes.
         num_samples: of each posterior.
         seed: of everything random.
+        priors, tasks: some of PRIORS and TASKS.
+        num_measurements: of the histograms of ranks; 0 for none.
 
     Raises:
-        ValueError: for a number of steps that there is not.
+        ValueError: for a number of steps, a prior or a task that there is not,
+            or too few measurements.
     """
 
     methods: Sequence[type[Method]] = tuple(
@@ -62,9 +83,32 @@ class Validation:
     num_steps: int | str = 100
     num_samples: int = 2000
     seed: int = 0
+    priors: Sequence[str] = PRIORS
+    tasks: Sequence[str] = TASKS
+    num_measurements: int = 200
 
     def __post_init__(self):
         schedule.respace(self.num_steps)
+        for kind, names, known in (
+            ('prior', self.priors, PRIORS),
+            ('task', self.tasks, TASKS),
+        ):
+            for name in names:
+                if name not in known:
+                    raise ValueError(
+                        f'{kind} must be one of {", ".join(known)}, got '
+                        f'{name!r}.'
+                    )
+        if 0 < self.num_measurements < _LEAST_MEASUREMENTS:
+            raise ValueError(
+                f'num_measurements must be {_LEAST_MEASUREMENTS} or more, for '
+                f'five at each of {NUM_RANKED + 1} ranks, or 0, got '
+                f'{self.num_measurements}.'
+            )
+
+
+# Of rows, what was computed.
+COMPUTED = ('setting', 'ranks', *validation.Errors._fields)
 
 
 class Case(NamedTuple):
@@ -75,7 +119,7 @@ class Case(NamedTuple):
         prior: in closed form.
         measured: the problem.
         posterior: exact, in float64: with `mean`, `covariance` and `sample`.
-        as_prior: the posterior as a prior.
+        as_prior: the posterior as a prior; None where it has no closed form.
     """
 
     prior_name: str
@@ -108,12 +152,10 @@ class Rows:
 
     Args:
         path: of the file, one row a line.
-        asked: what all rows share.
     """
 
-    def __init__(self, path: pathlib.Path, asked: Validation):
+    def __init__(self, path: pathlib.Path):
         self._path = path
-        self._asked = asked
         cut_torn_line(path)
         lines = path.read_text().splitlines() if path.is_file() else []
         self._found = {}
@@ -123,48 +165,49 @@ class Rows:
 
     def get(
         self,
-        case: Case,
-        method: str,
-        version: int,
-        num_steps: int | str,
-        tried: Sequence[dict],
-        compute: Callable[[], tuple[dict, dict]],
+        inputs: Mapping[str, Any],
+        compute: Callable[[], Mapping[str, Any]],
     ) -> dict:
         """A row, computed if it is not there.
 
         Args:
-            case: of the row.
-            method, version: name of the method, and its version.
-            num_steps: see `Validation`.
-            tried: settings that are tried; others are another row.
-            compute: () -> the best setting, and errors by name.
+            inputs: all that tells the row from others.
+            compute: () -> what is found.
         """
-        row = {
-            'protocol': _PROTOCOL,
-            'prior': case.prior_name,
-            'task': case.task,
-            'noise_std': case.noise_std,
-            'method': method,
-            'version': version,
-            'num_steps': str(num_steps),
-            'num_samples': self._asked.num_samples,
-            'seed': self._asked.seed,
-            'tried': list(tried),
-        }
-        name = _name(row)
+        name = _name(inputs)
         if name not in self._found:
-            setting, errors = compute()
-            line = json.dumps(as_json({**row, 'setting': setting, **errors}))
+            line = json.dumps(as_json({**inputs, **compute()}))
             with self._path.open('a') as file:
                 file.write(line + '\n')
             self._found[name] = _parse(line)
         return self._found[name]
 
 
-def _name(row: dict) -> str:
+def _inputs(
+    case: Case,
+    method: type[Method] | Method | None,
+    num_steps: int | str,
+    tried: Sequence[dict],
+    asked: Validation,
+) -> dict:
+    """What tells a row from others; without a method it is the floor's."""
+    return {
+        'protocol': _PROTOCOL,
+        'prior': case.prior_name,
+        'task': case.task,
+        'noise_std': case.noise_std,
+        'method': method.name if method else FLOOR,
+        'version': method.version if method else 1,
+        'num_steps': str(num_steps),
+        'num_samples': asked.num_samples,
+        'seed': asked.seed,
+        'tried': list(tried),
+    }
+
+
+def _name(row: Mapping[str, Any]) -> str:
     """What tells a row from others: all but what was computed."""
-    computed = ('setting', *validation.Errors._fields)
-    inputs = {n: v for n, v in row.items() if n not in computed}
+    inputs = {n: v for n, v in row.items() if n not in COMPUTED}
     return json.dumps(as_json(inputs), sort_keys=True)
 
 
@@ -185,10 +228,10 @@ def validate(
     Args:
         found: from `cases`, or some like those.
         asked: see there.
-        folder: where `rows.jsonl` is kept.
+        folder: where ROWS is kept.
     """
-    kept = Rows(folder / 'rows.jsonl', asked)
-    rows = []
+    kept = Rows(folder / ROWS)
+    rows: list[dict] = []
     for case in found:
         rows.append(_floor(case, kept, asked))
         rows += _rows_of(case, kept, asked.num_steps, asked)
@@ -208,12 +251,34 @@ def _case_of_steps(found: Sequence[Case]) -> Case:
     return found[0]
 
 
-def cases(seed: int = 0) -> Iterator[Case]:
-    """All problems: a prior, a task and a noise level each.
+def cases(asked: Validation) -> Iterator[Case]:
+    """All problems that are asked for: a prior, a task, a noise level each."""
+    root = keys.root(asked.seed)
+    key_operator, key_noise = keys.of_operator(root), keys.of_noise(root)
+    # Of the clean image, which counts as one more of the data set.
+    key_x = keys.of_operator(root, 1)
+    made = _priors()
+    for name in dict.fromkeys(asked.priors):
+        prior = made[name]
+        for task in dict.fromkeys(asked.tasks):
+            operator = operators.make_operator(
+                task, key_operator, _SHAPE, **_TASK_PARAMETERS.get(task, {})
+            )
+            matrix = dense(operator)
+            for noise_std in NOISE_STDS:
+                measured = problem.measure(
+                    key_noise, prior.sample(key_x), operator, noise_std
+                )
+                posterior, as_prior = posterior_of(
+                    prior, matrix, measured.y, noise_std
+                )
+                yield Case(
+                    name, task, noise_std, prior, measured, posterior, as_prior
+                )
 
-    Args:
-        seed: of the clean images, operators and noise.
-    """
+
+def _priors() -> dict[str, Any]:
+    """Each of PRIORS; the deviation of a pixel is about 0.3 in all of them."""
     alpha_bar = schedule.alpha_bars(schedule.linear_betas())
     rows, columns = np.divmod(np.arange(64), 8)
     squares = sum(np.subtract.outer(v, v) ** 2 for v in (rows, columns))
@@ -222,49 +287,41 @@ def cases(seed: int = 0) -> Iterator[Case]:
         gaussian.GaussianPrior.from_covariance(
             np.full(_SHAPE, level), smooth, alpha_bar
         )
-        for level in (-0.4, 0.4)
+        for level in (-_LEVEL, _LEVEL)
     ]
-    priors: dict[str, gaussian.GaussianPrior | mixture.MixturePrior] = {
+    # The cosine transform, in which smooth images are nearly uncorrelated.
+    waves = np.cos(np.pi * np.outer(np.arange(8) + 0.5, np.arange(8)) / 8) / 2
+    waves[:, 0] /= np.sqrt(2)
+    basis = np.kron(waves, waves)
+    variances = np.diag(basis.T @ smooth @ basis)
+    return {
         'gaussian': levels[1],
         'mixture': mixture.MixturePrior.from_components(
             np.array([0.5, 0.5]), levels
         ),
+        'student_t': student_t.StudentTPrior.from_basis(
+            np.full(_SHAPE, _LEVEL), basis, variances, _DEGREES, alpha_bar
+        ),
     }
-    root = keys.root(seed)
-    key_operator, key_noise = keys.of_operator(root), keys.of_noise(root)
-    # Of the clean image, which counts as one more of the data set.
-    key_x = keys.of_operator(root, 1)
-    for name, prior in priors.items():
-        for task in operators.OPERATORS:
-            if task in _SKIPPED:
-                continue
-            operator = operators.make_operator(
-                task, key_operator, _SHAPE, **_TASK_PARAMETERS.get(task, {})
-            )
-            if not isinstance(operator, LinearOperator):
-                continue  # Its posterior has no closed form.
-            matrix = gaussian.dense_matrix(operator.forward, _SHAPE)
-            for noise_std in NOISE_STDS:
-                measured = problem.measure(
-                    key_noise, prior.sample(key_x), operator, noise_std
-                )
-                posterior, as_prior = _posterior(
-                    prior, matrix, measured.y, noise_std, alpha_bar
-                )
-                yield Case(
-                    name, task, noise_std, prior, measured, posterior, as_prior
-                )
 
 
-def _posterior(prior, matrix, y, noise_std, alpha_bar):
+def dense(operator) -> np.ndarray:
+    """A linear operator as a matrix, (M, D)."""
+    return gaussian.dense_matrix(operator.forward, operator.image_shape)
+
+
+def posterior_of(prior, matrix: np.ndarray, y, noise_std: float):
+    """A posterior, and itself as a prior; see `Case`."""
+    if isinstance(prior, student_t.StudentTPrior):
+        return student_t.GibbsPosterior(prior, matrix, y, noise_std), None
     if isinstance(prior, mixture.MixturePrior):
         modes = mixture.mixture_posterior(prior, matrix, y, noise_std)
         return modes, mixture.MixturePrior.from_covariances(
-            modes.weights, modes.means, modes.covariances, alpha_bar
+            modes.weights, modes.means, modes.covariances, prior.alpha_bar
         )
     found = gaussian.gaussian_posterior(prior, matrix, y, noise_std)
     return found, gaussian.GaussianPrior.from_covariance(
-        found.mean, found.covariance, alpha_bar
+        found.mean, found.covariance, prior.alpha_bar
     )
 
 
@@ -274,40 +331,42 @@ def _floor(case: Case, kept: Rows, asked: Validation) -> dict:
     def compute():
         rng = np.random.default_rng(asked.seed + 1)
         samples = case.posterior.sample(rng, asked.num_samples)
-        return {}, _errors(case, samples, asked)
+        return {'setting': {}, **_errors(case, samples, asked)}
 
-    return kept.get(case, FLOOR, 1, asked.num_steps, [], compute)
+    return kept.get(_inputs(case, None, asked.num_steps, [], asked), compute)
 
 
 def _rows_of(
     case: Case, kept: Rows, num_steps, asked: Validation
 ) -> Iterator[dict]:
     """The rows of exact guidance and of each method that can."""
-    guidance = validation.ExactGuidance(transition=_TRANSITION)
 
     def exact():
-        samples = _draw(case, guidance, num_steps, asked, case.as_prior)
-        return {}, _errors(case, samples, asked)
+        samples = _draw(case, EXACT, num_steps, asked, case.as_prior)
+        return {'setting': {}, **_errors(case, samples, asked)}
 
-    yield kept.get(case, guidance.name, guidance.version, num_steps, [], exact)
+    if case.as_prior is not None:
+        yield kept.get(_inputs(case, EXACT, num_steps, [], asked), exact)
     for cls in asked.methods:
         able = _able(cls, case.measured.operator)
         if able:
+            tried = [setting for setting, _ in able]
             yield kept.get(
-                case,
-                cls.name,
-                cls.version,
-                num_steps,
-                [setting for setting, _ in able],
+                _inputs(case, cls, num_steps, tried, asked),
                 functools.partial(best, case, able, num_steps, asked),
             )
+
+
+def with_setting(cls: type[Method], setting: Mapping[str, Any]) -> Method:
+    """A method as it is validated: of posterior variance, never clipped."""
+    return cls.of({**setting, 'variance': 'posterior', 'clip': False})
 
 
 def _able(cls: type[Method], operator) -> list[tuple[dict, Method]]:
     """The settings of a method that can do an operator, each with its value."""
     found = []
     for setting in cls.validation_settings:
-        method = cls.of({**setting, 'variance': 'posterior', 'clip': False})
+        method = with_setting(cls, setting)
         try:
             method.check_operator(operator)
         except ValueError:
@@ -321,8 +380,8 @@ def best(
     tried: Sequence[tuple[dict, Method]],
     num_steps: int | str,
     asked: Validation,
-) -> tuple[dict, dict]:
-    """The setting of the least sliced distance, and its errors by name.
+) -> dict:
+    """The `setting` of the least sliced distance, and its errors by name.
 
     Errors are infinite where no setting gives finite samples.
 
@@ -340,7 +399,7 @@ def best(
             values, _ = validation.errors(drawn, case.posterior, rng, 0)
             if values.sliced < least:
                 least, setting, samples = values.sliced, candidate, drawn
-    return setting, _errors(case, samples, asked)
+    return {'setting': setting, **_errors(case, samples, asked)}
 
 
 def _draw(case, method: Method, num_steps, asked, posterior=None):

@@ -57,6 +57,9 @@ class MistakesTest(_InFolder):
         (validate, ['--methods=dps,dpss'], "method must be one of .*'dpss'"),
         (validate, ['--num_samples=10'], '--num_samples must be at least 100'),
         (validate, ['--num_steps=many'], 'num_steps must be'),
+        (validate, ['--priors=laplace'], "prior must be one of .*'laplace'"),
+        (validate, ['--tasks=jpeg'], "task must be one of .*'jpeg'"),
+        (validate, ['--num_measurements=99'], 'must be 100 or more'),
         (figures, ['--image=nowhere.png'], 'there is no file nowhere.png'),
         (figures, ['--t=1000'], 't must be from 0 to 999, got 1000'),
         (figures, ['--t=-1'], '--t must be at least 0'),
@@ -77,9 +80,9 @@ class ValidateTest(_InFolder):
     def test_what_is_asked_for_is_validated_and_written(self):
         cases = validating.cases
 
-        def first(seed):
-            self.assertEqual(seed, 5)
-            return [next(cases(seed))]
+        def first(asked):
+            self.assertEqual(asked.seed, 5)
+            return [next(cases(asked))]
 
         with (
             mock.patch.object(validating, 'cases', first),
@@ -91,6 +94,9 @@ class ValidateTest(_InFolder):
                 '--num_samples=100',
                 '--num_steps=2',
                 '--seed=5',
+                '--tasks=gaussian_deblur',
+                '--priors=gaussian',
+                '--num_measurements=100',
             )
         record = json.loads(self.read('validation.json'))
         self.assertEqual(
@@ -102,15 +108,23 @@ class ValidateTest(_InFolder):
             self.assertEqual(row['num_samples'], 100)
             self.assertEqual(row['num_steps'], '2')
             self.assertEqual(row['seed'], 5)
-        # Those with two steps are not computed twice.
-        self.assertLen(self.read('rows.jsonl').splitlines(), 4 + 3)
+        # Those with two steps are not computed twice; four have ranks too.
+        self.assertLen(self.read('rows.jsonl').splitlines(), 4 + 3 + 4)
+        self.assertEqual(
+            [row['method'] for row in record['ranked']],
+            ['floor', 'exact', 'ddnm', 'ddrm'],
+        )
+        for row in record['ranked']:
+            self.assertEqual(sum(row['ranks']['mean']), 100)
         text = self.read('validation.md')
         self.assertIn(text, out)
         ddrm = record['rows'][3]
         self.assertIn(f'| `ddrm` | 1 | {ddrm["mean"][0]:.3f} |', text)
         self.assertIn(f'| {ddrm["sliced"][0]:.3f} +- ', text)
-        x, _ = images.read_image(self.folder / 'out/validation.png')
-        self.assertGreater(np.ptp(x), 1)
+        self.assertIn('given each of 100 measurements', text)
+        for name in ('validation', 'ranks'):
+            x, _ = images.read_image(self.folder / f'out/{name}.png')
+            self.assertGreater(np.ptp(x), 1)
 
 
 class FiguresTest(_InFolder):

@@ -230,7 +230,7 @@ class ValidateTest(parameterized.TestCase):
     def test_a_row_is_another_one_with_another(self, changes, asked):
         self.validate(_Shifted)
         with mock.patch.object(
-            validating, 'best', return_value=({'shift': 0.5}, {})
+            validating, 'best', return_value={'setting': {'shift': 0.5}}
         ):
             # What is new has no errors, by which it is told from the old.
             found = self.validate(_shifted(**changes), **asked)
@@ -253,17 +253,33 @@ class ValidateTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, 'num_steps'):
             validating.Validation(num_steps='many')
 
+    @parameterized.parameters(
+        ({'priors': ['laplace']}, "one of gaussian, .*, got 'laplace'"),
+        # Of one channel jpeg is not defined, and not linear either.
+        ({'tasks': ['jpeg']}, "one of gaussian_deblur, .*, got 'jpeg'"),
+        ({'num_measurements': 99}, '100 or more.* or 0, got 99'),
+    )
+    def test_what_there_is_not_is_refused(self, asked, words):
+        with self.assertRaisesRegex(ValueError, words):
+            validating.Validation(**asked)
+
+    def test_a_posterior_without_closed_form_has_no_exact_guidance(self):
+        case = _case()._replace(as_prior=None)
+        found = self.validate(_Shifted, cases=[case])
+        methods = [row['method'] for row in found.rows]
+        self.assertEqual(methods, ['floor', 'shifted'])
+
 
 class CasesTest(absltest.TestCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.cases = list(validating.cases(3))
+        cls.cases = list(validating.cases(validating.Validation(seed=3)))
 
     def test_each_prior_and_linear_task_is_there_at_each_noise(self):
         names = [case[:3] for case in self.cases]
         self.assertLen(set(names), len(names))
-        self.assertLen(names, 28)
+        self.assertLen(names, 42)
         for case in self.cases:
             self.assertIsInstance(case.measured.operator, LinearOperator)
             self.assertAlmostEqual(
@@ -302,8 +318,35 @@ class CasesTest(absltest.TestCase):
         )
         np.testing.assert_allclose(case.posterior.mean.ravel(), mean, atol=1e-5)
 
+    def test_the_priors_have_the_same_mean_and_deviation(self):
+        # The mixture's two levels are 0.4 to either side of zero.
+        samples = {
+            case.prior_name: np.asarray(
+                jax.vmap(case.prior.sample)(
+                    jax.random.split(jax.random.key(0), 2000)
+                )
+            )
+            for case in self.cases
+        }
+        for name in ('gaussian', 'student_t'):
+            # 64 correlated pixels of 2,000 images; each has 0.3 sqrt(1.02).
+            self.assertAlmostEqual(samples[name].mean(), 0.4, delta=0.02)
+            self.assertAlmostEqual(
+                np.std(samples[name] - 0.4), 0.303, delta=0.01
+            )
+
+    def test_cases_are_those_that_are_asked_for(self):
+        asked = validating.Validation(
+            priors=['student_t'], tasks=['denoising', 'box_inpainting']
+        )
+        names = [case[:2] for case in validating.cases(asked)]
+        self.assertEqual(
+            list(dict.fromkeys(names)),
+            [('student_t', 'denoising'), ('student_t', 'box_inpainting')],
+        )
+
     def test_another_seed_measures_another_image(self):
-        other = next(iter(validating.cases(4)))
+        other = next(validating.cases(validating.Validation(seed=4)))
         self.assertGreater(
             np.abs(other.measured.y - self.cases[0].measured.y).max(), 0.05
         )
@@ -320,7 +363,7 @@ class SettingsTest(absltest.TestCase):
 
 
 def _row(method, values, prior='gaussian', setting=None):
-    mean, covariance, sliced, spread = values
+    mean, covariance, sliced, spread, tails = values
     return {
         'prior': prior,
         'task': 'denoising',
@@ -331,47 +374,49 @@ def _row(method, values, prior='gaussian', setting=None):
         'covariance': [covariance, 0.02],
         'sliced': [sliced, 0.03],
         'spread': [spread, 0.04],
+        'tails': [tails, 0.05],
     }
 
 
 class TablesTest(absltest.TestCase):
     def test_the_summary_has_medians_and_how_many_cases(self):
         rows = [
-            _row('dps', (1.0, 10.0, 5.0, 0.9)),
-            _row('dps', (3.0, 20.0, 4.0, 0.8)),
-            _row('dps', (2.0, 90.0, 6.0, 0.1)),
-            _row('repaint', (7.0, 8.0, 9.0, 1.0)),
-            _row('mcg', (np.inf, 8.0, 9.0, 1.0)),
+            _row('dps', (1.0, 10.0, 5.0, 0.9, 0.7)),
+            _row('dps', (3.0, 20.0, 4.0, 0.8, 0.5)),
+            _row('dps', (2.0, 90.0, 6.0, 0.1, 0.6)),
+            _row('repaint', (7.0, 8.0, 9.0, 1.0, 1.0)),
+            _row('mcg', (np.inf, 8.0, 9.0, 1.0, 1.0)),
         ]
         self.assertEqual(
             validations.summary(rows)[2:],
             [
-                '| method | cases | mean | covariance | sliced | spread |',
-                '| --- | --- | --- | --- | --- | --- |',
-                '| `dps` | 3 | 2.000 | 20.000 | 5.000 | 0.800 |',
-                '| `repaint` | 1 | 7.000 | 8.000 | 9.000 | 1.000 |',
-                '| `mcg` | 1 | inf | 8.000 | 9.000 | 1.000 |',
+                '| method | cases | mean | covariance | sliced | spread '
+                '| tails |',
+                '| --- | --- | --- | --- | --- | --- | --- |',
+                '| `dps` | 3 | 2.000 | 20.000 | 5.000 | 0.800 | 0.600 |',
+                '| `repaint` | 1 | 7.000 | 8.000 | 9.000 | 1.000 | 1.000 |',
+                '| `mcg` | 1 | inf | 8.000 | 9.000 | 1.000 | 1.000 |',
             ],
         )
 
     def test_each_case_has_its_errors_and_its_setting(self):
         rows = [
-            _row('dps', (1, 2, 3, 4), setting={'zeta': 0.3}),
-            _row('floor', (0.1, 0.2, 0.3, 0.4), prior='mixture'),
+            _row('dps', (1, 2, 3, 4, 5), setting={'zeta': 0.3}),
+            _row('floor', (0.1, 0.2, 0.3, 0.4, 0.5), prior='mixture'),
         ]
         errors = '1.000 +- 0.010 | 2.000 +- 0.020 | 3.000 +- 0.030'
         dps, floor = validations.table(rows)[5:]
         self.assertEqual(
             dps,
             '| gaussian | `denoising` | 0.1 | `dps` | zeta 0.3 '
-            f'| {errors} | 4.000 +- 0.040 |',
+            f'| {errors} | 4.000 +- 0.040 | 5.000 +- 0.050 |',
         )
         self.assertStartsWith(floor, '| mixture | `denoising` | 0.1 | `floor`')
 
     def test_distances_stand_under_their_number_of_steps(self):
         by_steps = {
-            'exact': {n: _row('exact', (0, 0, n / 10, 0)) for n in (10, 30)},
-            'dps': {n: _row('dps', (0, 0, n, 0)) for n in (10, 30)},
+            'exact': {n: _row('exact', (0, 0, n / 10, 0, 0)) for n in (10, 30)},
+            'dps': {n: _row('dps', (0, 0, n, 0, 0)) for n in (10, 30)},
         }
         lines = validations.table_of_steps(by_steps)
         self.assertIn('gaussian prior, `denoising`, noise 0.1', lines[1])
@@ -385,9 +430,17 @@ class TablesTest(absltest.TestCase):
             ],
         )
 
+    def test_of_no_method_there_is_nothing_by_the_number_of_steps(self):
+        self.assertEmpty(validations.table_of_steps({}))
+        with mock.patch.object(validations.figures, 'save') as save:
+            validations.draw(pathlib.Path('folder'), {})
+        save.assert_not_called()
+
     def test_the_figure_draws_each_error_by_the_number_of_steps(self):
         by_steps = {
-            'dps': {n: _row('dps', (1 / n, 2 / n, 3 / n, 1)) for n in (10, 30)}
+            'dps': {
+                n: _row('dps', (1 / n, 2 / n, 3 / n, 1, 1)) for n in (10, 30)
+            }
         }
         with mock.patch.object(validations.figures, 'save') as save:
             validations.draw(pathlib.Path('folder'), by_steps)
