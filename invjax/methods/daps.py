@@ -114,6 +114,12 @@ class DAPS(Method):
             lambda: self._move(key, x_t, state, step, problem, prior),
         )
 
+    def first_t(self, steps):
+        if self.init == 'noise':
+            return None
+        # Until then nothing is told apart.
+        return steps.t[jnp.argmax(steps.alpha_bar_s > _LEAST_SIGNAL_OF_CHOICE)]
+
     def _move(self, key, x_t, state, step, problem, prior):
         key_draw, key_noise = jax.random.split(key)
         x0_hat = _flow(x_t, step, prior, self.flow_steps)

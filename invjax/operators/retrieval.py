@@ -36,6 +36,9 @@ _NUM_KEPT = 4
 _NUM_STEPS_ON_OTHERS = 100
 # Of error reduction, after either.
 _NUM_LAST = 30
+# Random images at once: that bounds the memory, and on a CPU they stay in its
+# cache.
+_AT_ONCE = 8
 
 
 class Candidates(NamedTuple):
@@ -107,7 +110,9 @@ def candidates(
         u = jax.random.uniform(
             key, (_NUM_STARTS, *frame), minval=-1.0, maxval=1.0
         )
-        found, error = jax.vmap(lambda u: improve(u, y, _NUM_STEPS))(inside * u)
+        found, error = jax.lax.map(
+            lambda u: improve(u, y, _NUM_STEPS), inside * u, batch_size=_AT_ONCE
+        )
         return found[jnp.argsort(error)[:_NUM_KEPT]]
 
     def on_all(u):
@@ -129,9 +134,8 @@ def candidates(
         return jax.vmap(on_one)(y)
 
     keys = jax.random.split(key, num_channels)
-    # One channel, and a few candidates, at a time: that bounds the memory.
     kept = jax.lax.map(of_channel, (keys, y)).reshape(-1, *frame)
-    found, errors = jax.lax.map(on_all, kept, batch_size=_NUM_KEPT)
+    found, errors = jax.lax.map(on_all, kept)
     found = found[:, :, margin : margin + height, margin : margin + width]
     x = jax.vmap(_agreeing)(jnp.moveaxis(found, 1, -1))
     residual = jnp.sqrt(jnp.mean(errors, axis=1))

@@ -219,6 +219,12 @@ class GuessTest(parameterized.TestCase):
         self.assertEqual(i, 4)
         self.assertLess(state.errors[1], state.errors[0])
 
+    def test_steps_that_tell_no_guesses_apart_are_left_out(self):
+        # Of t = 999, 799, 599, 400, 200, 0 that of 400 is the first to end at
+        # more than 0.2 of signal.
+        self.assertEqual(self.method().first_t(dense.STEPS), 400)
+        self.assertIsNone(DAPS().first_t(dense.STEPS))
+
     def test_where_there_is_one_guess_it_begins_there(self):
         # Without noise, all pixels seen: nothing is left to find.
         measured = problem.measure(
