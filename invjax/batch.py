@@ -289,7 +289,7 @@ def _batches(lanes, prior, steps, batch_size, stretch, devices, on_progress):
         index = np.arange(begin, begin + batch_size)
         batch = _hand_out(lanes, np.minimum(index, num_lanes - 1))
         cuts, num_skipped = schedule.stretches(
-            steps, stretch, _first_t(batch.methods)
+            steps, stretch, _first_t(batch.methods, steps)
         )
         start = compiled.find(_start, batch, steps, mesh=mesh)
         carry = start(batch, steps)
@@ -309,9 +309,9 @@ def _batches(lanes, prior, steps, batch_size, stretch, devices, on_progress):
         )
 
 
-def _first_t(methods: Method) -> float | None:
+def _first_t(methods: Method, steps: Steps) -> float | None:
     """The largest timestep that any lane of stacked methods needs."""
-    first = methods.first_t()
+    first = methods.first_t(steps)
     return None if first is None else float(np.max(first))
 
 
@@ -424,7 +424,8 @@ def run_starts(
     """
     steps = _checked_steps(lanes, prior, num_steps)
     prior = _bare(prior)
-    _, skipped = schedule.stretches(steps, stretch, _first_t(lanes.methods))
+    first_t = _first_t(lanes.methods, steps)
+    _, skipped = schedule.stretches(steps, stretch, first_t)
     rows = Steps(*(np.asarray(field)[skipped:] for field in steps))
     num_rows = len(rows.t)
     cut = max(1, round(_EARLY * num_rows))

@@ -112,6 +112,15 @@ class Operator(Protocol):
 
 
 @runtime_checkable
+class AmbiguousOperator(Operator, Protocol):
+    """One whose measurement does not say which of some images it is of."""
+
+    def guesses(self, key: jax.Array, y: jax.Array) -> jax.Array:
+        """Images that explain y about equally well, (K, H, W, C)."""
+        ...
+
+
+@runtime_checkable
 class LinearOperator(Operator, Protocol):
     """A matrix A, by its products."""
 

@@ -7,6 +7,7 @@ from absl.testing import absltest, parameterized
 
 from invjax import evaluations, operators, problem, schedule
 from invjax.methods import METHODS
+from invjax.methods.daps import DAPS
 from invjax.methods.sitcom import SITCOM
 from invjax.methods.tmpd import TMPD
 from invjax.priors import gaussian
@@ -47,6 +48,9 @@ class CountTest(parameterized.TestCase):
         # Each level takes 3 steps of the flow.
         ('daps', 4, {'flow_steps': 3}, (12, 0)),
         ('daps', 4, {'flow_steps': 1}, (4, 0)),
+        # Of t = 999, 666, 333, 0 the last alone has more signal than noise, and
+        # of one guess there is none to choose.
+        ('daps', 4, {'init': 'guess'}, (1, 0)),
         # 3 particles, each with its gradient.
         ('tds', 4, {'particles': 3}, (12, 12)),
         # Each step is taken 5 times, or twice.
@@ -82,6 +86,20 @@ class CountTest(parameterized.TestCase):
             _PROBLEM, _PRIOR, METHODS[method].of(settings), num_steps
         )
         self.assertEqual(found, expected)
+
+    def test_each_of_several_guesses_is_one_where_they_are_told_apart(self):
+        operator = operators.make_operator(
+            'phase_retrieval', jax.random.key(0), _SHAPE, oversampling=4
+        )
+        measured = problem.measure(
+            jax.random.key(1), jnp.zeros(_SHAPE), operator
+        )
+        # At t = 666 and 333, which end at more than 0.2 of signal: four guesses
+        # each; and one pass at 0.
+        found = evaluations.count(
+            measured, _PRIOR, DAPS(init='guess', draw='langevin'), 4
+        )
+        self.assertEqual(found, (9, 0))
 
     def test_a_learned_variance_is_that_of_the_prior(self):
         found = evaluations.count(

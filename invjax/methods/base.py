@@ -89,11 +89,15 @@ class Method(Settings):
         del key, state, problem
         return x
 
-    def first_t(self) -> Number | None:
+    def first_t(self, steps: Steps) -> Number | None:
         """The timestep above which steps change nothing; None where all count.
 
-        The sampler leaves such steps out.
+        Such steps are left out (`batch`).
+
+        Args:
+            steps: all of them.
         """
+        del steps
         return None
 
     def needs_of_operator(self) -> type:

@@ -17,9 +17,21 @@ in sigma where we take `flow_steps` of DDIM, one by default; r_t is sigma_t ther
 and sqrt(1 - alpha_bar_t) here, which agree for little noise; its Langevin dynamics
 has 100 steps of a fixed size that is annealed by hand, and a likelihood of a width
 of its own (tau, 0.01) in place of the measurement's sigma.
+
+With `init='guess'` it does not begin with noise but with the image that the
+operator guesses from y, or with the one of several guesses that the prior changes
+least. That is for operators whose measurement is explained by many images or by
+none that a gradient finds, phase retrieval above all. Levels of more noise than
+signal (alpha_bar_t below 1/2) then do not move it: at the last of them, where
+alpha_bar_s is above 0.2, each guess g is noised and denoised,
+
+    error(g) += ||x0_hat(sqrt(alpha_bar_t) g + sqrt(1 - alpha_bar_t) n) - g||^2,
+
+and the one of least error goes on. All guesses have the same n.
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +41,19 @@ from invjax.diffusion import diffuse, tweedie
 from invjax.methods.base import Method, observe
 from invjax.problem import nothing_measured
 from invjax.settings import Number, choice, count, positive
-from invjax.types import LinearOperator, Operator
+from invjax.types import AmbiguousOperator, LinearOperator, Operator
+
+# Signal power, alpha_bar, from which on images are moved, and up to which the
+# guesses are not yet told apart.
+_LEAST_SIGNAL = 0.5
+_LEAST_SIGNAL_OF_CHOICE = 0.2
+
+
+class _Guesses(NamedTuple):
+    """What it may begin with, (K, H, W, C), and how the prior errs, (K,)."""
+
+    x: jax.Array
+    errors: jax.Array
 
 
 class DAPS(Method):
@@ -42,6 +66,7 @@ class DAPS(Method):
         langevin_size: () its step as a fraction of the variance along the
             steepest direction; above 0, stable below 2.
         draw: one of `exact` and `langevin`.
+        init: one of `noise` and `guess`, what it begins with.
         transition: of it, only `clip` is read; the step is the method's own.
     """
 
@@ -58,12 +83,44 @@ class DAPS(Method):
     langevin_steps: Number = count(20)
     langevin_size: Number = positive(0.3)
     draw: str = choice('exact', 'langevin')
+    init: str = choice('noise', 'guess')
 
     def needs_of_operator(self):
         # Langevin dynamics asks for no more than a derivative.
         return Operator if self.draw == 'langevin' else self.needs
 
+    def start(self, key, problem, steps):
+        if self.init == 'noise':
+            return super().start(key, problem, steps)
+        key_guess, key_noise = jax.random.split(key)
+        operator, y = problem.operator, problem.y
+        if isinstance(operator, AmbiguousOperator):
+            guesses = operator.guesses(key_guess, y)
+        else:
+            guesses = operator.guess(y)[None]
+        state = _Guesses(guesses, jnp.zeros(len(guesses)))
+        # Steps run downwards: the first one that moves an image.
+        row = jnp.argmax(steps.alpha_bar_t >= _LEAST_SIGNAL)
+        noise = jax.random.normal(key_noise, problem.image_shape)
+        return diffuse(guesses[0], steps.alpha_bar_t[row], noise), state
+
     def update(self, key, x_t, state, step, problem, prior):
+        if self.init == 'noise':
+            return self._move(key, x_t, state, step, problem, prior)
+        # Steps are shared by all lanes of a batch, so that this stays a branch.
+        return jax.lax.cond(
+            step.alpha_bar_t < _LEAST_SIGNAL,
+            lambda: _choose(key, x_t, state, step, problem, prior),
+            lambda: self._move(key, x_t, state, step, problem, prior),
+        )
+
+    def first_t(self, steps):
+        if self.init == 'noise':
+            return None
+        # Until then nothing is told apart.
+        return steps.t[jnp.argmax(steps.alpha_bar_s > _LEAST_SIGNAL_OF_CHOICE)]
+
+    def _move(self, key, x_t, state, step, problem, prior):
         key_draw, key_noise = jax.random.split(key)
         x0_hat = _flow(x_t, step, prior, self.flow_steps)
         if self.transition.clip:
@@ -102,6 +159,26 @@ class DAPS(Method):
         plain = diffuse(plain_x_0, step.alpha_bar_s, noise)
         info = observe(x_t, x0_hat, plain, x_s - plain, problem)
         return x_s, state, info._replace(solver_residual=solver_residual)
+
+
+def _choose(key, x_t, state, step, problem, prior):
+    """A step of much noise: which of the guesses does the prior know best?"""
+    noise = jax.random.normal(key, x_t.shape)
+
+    def error(guess):
+        noised = diffuse(guess, step.alpha_bar_t, noise)
+        x0_hat = tweedie(noised, prior(noised, step.t).eps, step.alpha_bar_t)
+        return jnp.sum((x0_hat - guess) ** 2)
+
+    errors = jax.lax.cond(
+        (step.alpha_bar_s > _LEAST_SIGNAL_OF_CHOICE) & (len(state.x) > 1),
+        lambda: state.errors + jax.lax.map(error, state.x),
+        lambda: state.errors,
+    )
+    guess = state.x[jnp.argmin(errors)]
+    x_s = diffuse(guess, step.alpha_bar_s, noise)
+    info = observe(x_t, guess, x_s, jnp.zeros(()), problem)
+    return x_s, state._replace(errors=errors), info
 
 
 def _flow(x_t, step, prior, num_steps):

@@ -110,7 +110,8 @@ class _PlugAndPlay(Method):
             state = state._replace(price=price)
         return denoised, state, info
 
-    def first_t(self):
+    def first_t(self, steps):
+        del steps
         return None if self.levels == 'fixed' else self.tau
 
 

@@ -51,5 +51,6 @@ class SDEdit(Method):
         )
         return jnp.where(step.t <= self.tau, x_s, x_t), state, info
 
-    def first_t(self):
+    def first_t(self, steps):
+        del steps
         return self.tau

@@ -19,6 +19,7 @@ from invjax.operators.bounds import (
     check_size,
     check_whole,
 )
+from invjax.operators.retrieval import best, candidates, four_ways
 
 # Eighths of the side; the measurement is then 17 times as wide as the image.
 MOST_OVERSAMPLING = 64.0
@@ -65,6 +66,22 @@ class PhaseRetrieval(BaseOperator):
             self.margin : self.margin + height,
             self.margin : self.margin + width,
         ]
+
+    def guesses(self, key: jax.Array, y: jax.Array) -> jax.Array:
+        """An image that explains y, in the four ways that measure the same.
+
+        The best of many starts of hybrid input-output, see `retrieval`.
+
+        Args:
+            key: of the starts.
+            y: the measurement.
+
+        Returns:
+            (4, H, W, C).
+        """
+        self.check_measurement(y)
+        found = candidates(key, y, self.image_shape, self.margin)
+        return four_ways(best(found))
 
     def describe(self) -> dict:
         """Its kind and margin, in pixels, as plain data."""

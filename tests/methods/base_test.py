@@ -104,7 +104,7 @@ class SettingsTest(parameterized.TestCase):
         with self.assertRaisesRegex(NotImplementedError, 'Nothing has no upd'):
             Nothing().update(None, None, None, None, None, None)
         self.assertEqual(Nothing.name, 'nothing')
-        self.assertIsNone(Nothing().first_t())
+        self.assertIsNone(Nothing().first_t(dense.STEPS))
 
 
 class StartTest(absltest.TestCase):

@@ -158,6 +158,88 @@ class LimitTest(absltest.TestCase):
         dense.assert_moments(x, mean, variance * np.eye(32), 5e-3)
 
 
+class _Signed(operators.Function):
+    """|x|: what is measured of x is measured of -x."""
+
+    def guesses(self, key, y):
+        del key
+        return jnp.stack([-y, y])
+
+
+class GuessTest(parameterized.TestCase):
+    """The start from what the operator guesses."""
+
+    SHAPE = (4, 4, 1)
+
+    def case(self, sign):
+        """A measurement of |x|, and a prior that knows the sign of x."""
+        prior = gaussian.GaussianPrior.isotropic(
+            np.full(self.SHAPE, sign * 0.6), 0.02, dense.ALPHA_BAR
+        )
+        x = prior.sample(jax.random.key(1))
+        operator = _Signed.of(jnp.abs, self.SHAPE)
+        return x, prior, problem.measure(dense.KEY, x, operator, 0.01)
+
+    def method(self):
+        return DAPS(init='guess', draw='langevin')
+
+    def test_of_several_guesses_the_one_that_the_prior_knows_goes_on(self):
+        for sign in (1, -1):
+            x, prior, measured = self.case(sign)
+            found, _ = dense.sample(self.method(), measured, prior, dense.STEPS)
+            self.assertLess(np.abs(found - x).max(), 0.2)
+
+    def test_until_half_of_the_power_is_signal_it_is_a_noised_guess(self):
+        # Of t = 999, 799, 599, 400, 200, 0 the last two have more signal than
+        # noise, and one row alone tells guesses apart: before it the first one
+        # is as good as any.
+        _, prior, measured = self.case(1)
+        method, steps = dense.as_numbers(self.method()), dense.STEPS
+        x, state = method.start(dense.KEY, measured, steps)
+        for i, row_step in enumerate(zip(*steps, strict=True)):
+            step = type(steps)(*row_step)
+            if step.alpha_bar_t >= 0.5:
+                break
+            x, state, info = method.update(
+                jax.random.key(i), x, state, step, measured, prior
+            )
+            is_told = step.alpha_bar_s > 0.2
+            self.assertEqual(np.ptp(state.errors) > 0, is_told)
+            guess = measured.y if is_told else -measured.y
+            np.testing.assert_allclose(
+                info.residual,
+                np.linalg.norm(measured.residual(guess)),
+                rtol=1e-5,
+            )
+            noise = x - np.sqrt(step.alpha_bar_s) * guess
+            noise = noise / np.sqrt(step.noise_var_s)
+            np.testing.assert_allclose(
+                noise, jax.random.normal(jax.random.key(i), x.shape), atol=1e-4
+            )
+        self.assertEqual(i, 4)
+        self.assertLess(state.errors[1], state.errors[0])
+
+    def test_steps_that_tell_no_guesses_apart_are_left_out(self):
+        # Of t = 999, 799, 599, 400, 200, 0 that of 400 is the first to end at
+        # more than 0.2 of signal.
+        self.assertEqual(self.method().first_t(dense.STEPS), 400)
+        self.assertIsNone(DAPS().first_t(dense.STEPS))
+
+    def test_where_there_is_one_guess_it_begins_there(self):
+        # Without noise, all pixels seen: nothing is left to find.
+        measured = problem.measure(
+            dense.KEY,
+            dense.prior_of(self.SHAPE).sample(dense.KEY),
+            Mask(jnp.ones((4, 4, 1)), 1),
+            0.1,
+        )
+        x, state = self.method().start(dense.KEY, measured, dense.STEPS)
+        np.testing.assert_array_equal(state.x, measured.y[None])
+        level = dense.STEPS.alpha_bar_t[4]
+        noise = (x - np.sqrt(level) * measured.y) / np.sqrt(1 - level)
+        self.assertBetween(np.std(noise), 0.6, 1.4)
+
+
 class OperatorTest(absltest.TestCase):
     def test_langevin_dynamics_need_no_more_than_a_derivative(self):
         operator = operators.Function.of(jnp.tanh, (4, 4, 1))

@@ -36,7 +36,7 @@ class StartTest(parameterized.TestCase):
         dense.assert_moments(drawn, begin.offset, begin.covariance)
 
     def test_its_first_timestep_is_tau(self):
-        self.assertEqual(SDEdit(123).first_t(), 123)
+        self.assertEqual(SDEdit(123).first_t(dense.STEPS), 123)
 
 
 class StepTest(parameterized.TestCase):
