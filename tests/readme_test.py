@@ -49,12 +49,7 @@ def run_cells(cells, folder):
         [sys.executable, '-c', _NOTEBOOK],
         input=text.replace("'out/", f"'{folder}/"),
         cwd=_ROOT,
-        env={
-            **os.environ,
-            'PYTHONPATH': str(_ROOT),
-            # What runs once takes longer to optimise than to run.
-            'XLA_FLAGS': '--xla_backend_optimization_level=0',
-        },
+        env={**os.environ, 'PYTHONPATH': str(_ROOT)},
         capture_output=True,
         text=True,
         timeout=300,

@@ -1,0 +1,12 @@
+"""What holds for all tests, and for the processes that they start."""
+
+import os
+
+# Most programs of tests run once, on small shapes, and take longer to optimise
+# than to run, and those of XLA's older emitters are made in half the time.
+# `XLA_FLAGS= make test` tests what users run. Where a later XLA has no such flag
+# it says so as it starts, and the flag can go.
+os.environ.setdefault(
+    'XLA_FLAGS',
+    '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false',
+)
