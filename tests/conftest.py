@@ -10,3 +10,7 @@ os.environ.setdefault(
     'XLA_FLAGS',
     '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false',
 )
+# Warnings are errors in the tests by setup.cfg; processes that they start are
+# told by this. A file that Ctrl-C left open is closed with a warning, which no
+# user sees, and which as an error would end nothing and be a Traceback.
+os.environ.setdefault('PYTHONWARNINGS', 'error,ignore::ResourceWarning')
