@@ -51,15 +51,23 @@ class WheelTest(absltest.TestCase):
     def test_an_installed_wheel_restores_without_the_clone(self):
         with tempfile.TemporaryDirectory() as name:
             folder = pathlib.Path(name)
+            clean = {
+                name: value
+                for name, value in os.environ.items()
+                if name != 'PYTHONPATH'
+            }
+            # What others' build tools warn of is no fault of the wheel.
+            building = {**clean, 'PYTHONWARNINGS': ''}
             run(
                 *(sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps'),
                 *('--wheel-dir', folder, _ROOT),
+                env=building,
             )
             (wheel,) = folder.glob('invjax-*.whl')
             # The libraries of this environment, but not the clone that it may
             # have as an editable installation.
             environment = folder / 'environment'
-            run(sys.executable, '-m', 'venv', environment)
+            run(sys.executable, '-m', 'venv', environment, env=building)
             site = run(
                 sys.executable,
                 '-c',
@@ -78,12 +86,11 @@ class WheelTest(absltest.TestCase):
                     and not (pathlib.Path(own) / entry.name).exists()
                 ):
                     os.symlink(entry, pathlib.Path(own) / entry.name)
-            run(python, '-m', 'pip', 'install', '--quiet', '--no-deps', wheel)
-            clean = {
-                name: value
-                for name, value in os.environ.items()
-                if name != 'PYTHONPATH'
-            }
+            run(
+                *(python, '-m', 'pip', 'install', '--quiet', '--no-deps'),
+                wheel,
+                env=building,
+            )
             program = environment / 'bin' / 'invjax'
             run(
                 program,

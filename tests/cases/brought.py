@@ -34,6 +34,17 @@ def grey_face() -> np.ndarray:
     return images.read_picture(DATA / 'images/ref_grey8.png').x
 
 
+def colours() -> np.ndarray:
+    """A picture that was made, (64, 64, 3) uint8: three ramps, all different.
+
+    White, red, green and blue are its corners, and no two of its rows, columns
+    or channels are alike.
+    """
+    down, right = np.mgrid[:64, :64] / 63
+    both = np.stack([down, right, np.abs(down + right - 1)], -1)
+    return (255 * both).round().astype(np.uint8)
+
+
 def problem_of(*arguments):
     """The problem that `restore` would solve, and what it says of it.
 

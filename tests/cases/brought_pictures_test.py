@@ -9,7 +9,14 @@ from absl.testing import absltest, parameterized
 from PIL import Image
 
 from invjax import images
-from tests.cases.brought import DATA, SHAPE, face, grey_face, problem_of
+from tests.cases.brought import (
+    DATA,
+    SHAPE,
+    colours,
+    face,
+    grey_face,
+    problem_of,
+)
 
 _IMAGES = DATA / 'images'
 
@@ -51,6 +58,45 @@ class BroughtPicturesTest(parameterized.TestCase):
         off = 127.5 * np.abs(self.read(_IMAGES / name).x - expected)
         self.assertLessEqual(off.max(), most + 0.01)
         self.assertLessEqual(off.mean(), mean + 0.01)
+
+    def test_a_bitmap_is_what_was_saved(self):
+        path = self.folder / 'a.bmp'
+        Image.fromarray(colours()).save(path)
+        x = self.read(path).x
+        np.testing.assert_allclose(x, colours() / 127.5 - 1, atol=1e-6)
+
+    @parameterized.parameters((0, 1.0), (51, 0.8), (255, 0.0))
+    def test_black_ink_takes_its_share_of_what_the_colours_leave(
+        self, black, left
+    ):
+        # Cyan, magenta and yellow are what red, green and blue lack.
+        inks = np.full((*SHAPE[:2], 4), black, np.uint8)
+        inks[..., :3] = 255 - colours()
+        path = self.folder / 'a.tif'
+        tifffile.imwrite(path, inks, photometric='separated')
+        reading = self.read(path)
+        off = np.abs((reading.x + 1) * 127.5 - left * colours())
+        # It is reckoned in 8 bits.
+        self.assertLessEqual(off.max(), 1.01)
+        self.assertRegex(reading.done, r'a\.tif: .*CMYK converted to RGB')
+
+    def test_luma_and_chroma_are_the_colours_up_to_rounding(self):
+        # ITU-R BT.601 in full range, as in TIFF 6.0, section 21, and in JPEG.
+        luma = colours() @ np.array([0.299, 0.587, 0.114])
+        blue = 128 + (colours()[..., 2] - luma) / 1.772
+        red = 128 + (colours()[..., 0] - luma) / 1.402
+        stored = np.stack([luma, blue, red], -1).round().clip(0, 255)
+        picture = Image.frombytes(
+            'YCbCr', SHAPE[:2], stored.astype(np.uint8).tobytes()
+        )
+        path = self.folder / 'a.tif'
+        picture.save(path)
+        reading = self.read(path)
+        off = np.abs((reading.x + 1) * 127.5 - colours())
+        # Half a level of luma, 1.772 times that of chroma, and one for the way
+        # back, which is reckoned in 8 bits.
+        self.assertLessEqual(off.max(), 2.4)
+        self.assertRegex(reading.done, r'a\.tif: .*YCbCr converted to RGB')
 
     def test_integers_of_16_bits_and_floats_are_the_face_in_8(self):
         for name, expected in (('grey', grey_face()), ('rgb', face())):

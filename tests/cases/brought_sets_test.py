@@ -8,7 +8,7 @@ from absl.testing import absltest, parameterized
 from PIL import Image
 
 from invjax import images
-from tests.cases.brought import DATA, SHAPE, face
+from tests.cases.brought import DATA, SHAPE, colours, face
 
 
 class BroughtSetsTest(parameterized.TestCase):
@@ -76,6 +76,21 @@ class BroughtSetsTest(parameterized.TestCase):
         found = self.read(self.write_array(convert(self.pixels)))
         np.testing.assert_allclose(found.x, face()[None], atol=1e-5)
         self.assertEqual(found.names, ('x[0]',))
+
+    def test_an_array_with_opacity_is_laid_over_white(self):
+        # From wholly transparent to opaque along each row.
+        opacity = np.arange(64) * 255 // 63
+        pixels = np.empty((*SHAPE[:2], 4), np.uint8)
+        pixels[..., :3], pixels[..., 3] = colours(), opacity
+        found = self.read(self.write_array(pixels[None]))
+        share = opacity[:, None] / 255
+        expected = share * (colours() / 127.5 - 1) + (1 - share)
+        # A level of 8 bits is 2 / 255.
+        np.testing.assert_allclose(found.x[0], expected, atol=0.51 * 2 / 255)
+        # All but the last column.
+        self.assertRegex(
+            found.done, r'4,032 transparent pixels laid over white'
+        )
 
     def test_grey_is_repeated(self):
         found = self.read(self.write_array(self.pixels[None, ..., 1]))

@@ -349,6 +349,8 @@ class RestoreTest(parameterized.TestCase):
                 env={
                     **_ENVIRONMENT,
                     'JAX_COMPILATION_CACHE_DIR': str(self.folder / 'cache'),
+                    # As for a user; what is quick to compile shows little.
+                    'XLA_FLAGS': '',
                 },
                 check=True,
                 timeout=600,

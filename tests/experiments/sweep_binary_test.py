@@ -214,7 +214,8 @@ class DevicesTest(absltest.TestCase):
     def test_eight_devices_give_what_one_gives(self):
         environment = {
             **os.environ,
-            'XLA_FLAGS': '--xla_force_host_platform_device_count=8',
+            'XLA_FLAGS': os.environ.get('XLA_FLAGS', '')
+            + ' --xla_force_host_platform_device_count=8',
             'PYTHONPATH': str(tiny_prior.ROOT),
         }
         done = subprocess.run(

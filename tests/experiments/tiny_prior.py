@@ -54,16 +54,10 @@ def start(binary: str, folder: pathlib.Path, *arguments) -> subprocess.Popen:
 
 def start_python(*arguments) -> subprocess.Popen:
     """Start Python where it finds the project."""
-    environment = {
-        **os.environ,
-        'PYTHONPATH': str(ROOT),
-        # What runs once takes longer to optimise than to run.
-        'XLA_FLAGS': '--xla_backend_optimization_level=0',
-    }
     return subprocess.Popen(
         [sys.executable, *arguments],
         cwd=ROOT,
-        env=environment,
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,5 +1,7 @@
 """Minimal filtering against XLA's convolution and its gradient."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,28 +28,46 @@ def _assert_close(actual, expected):
     )
 
 
+def _parameters(network, x):
+    """Drawn by NumPy: to compile what draws them takes longer than the test."""
+    rng = np.random.default_rng(1)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), x, 0)['params']
+    return jax.tree.map(
+        lambda leaf: np.float32(
+            rng.standard_normal(leaf.shape) / np.prod(leaf.shape[:-1]) ** 0.5
+        ),
+        shapes,
+    )
+
+
 class ConvTest(parameterized.TestCase):
     @parameterized.product(tile=[2, 4], shape=[(8, 12, 5, 7), (4, 4, 33, 2)])
     def test_equals_the_plain_convolution_and_its_gradient(self, tile, shape):
         x, kernel = _draw(*shape)
         prepared = winograd.prepare(kernel, tile)
 
-        expected, vjp_plain = jax.vjp(layers.conv, x, kernel)
-        actual, vjp = jax.vjp(winograd.conv, x, prepared)
-        cotangent = jax.random.normal(jax.random.key(1), expected.shape)
+        cotangent = jax.random.normal(jax.random.key(1), (*shape[:2], shape[3]))
 
-        _assert_close(actual, expected)
-        _assert_close(vjp(cotangent)[0], vjp_plain(cotangent)[0])
+        @functools.partial(jax.jit, static_argnums=0)
+        def value_and_gradient(conv, x, kernel):
+            value, vjp = jax.vjp(conv, x, kernel)
+            return value, vjp(cotangent)[0]
+
+        expected = value_and_gradient(layers.conv, x, kernel)
+        actual = value_and_gradient(winograd.conv, x, prepared)
+        for one, other in zip(actual, expected, strict=True):
+            _assert_close(one, other)
 
     def test_a_batch_row_equals_that_image_alone(self):
         x, kernel = _draw(8, 8, 6, 4)
         prepared = winograd.prepare(kernel, 4)
         batch = jnp.stack([x, -2 * x, x + 1])
 
-        rows = jax.vmap(winograd.conv, (0, None))(batch, prepared)
+        rows = jax.jit(jax.vmap(winograd.conv, (0, None)))(batch, prepared)
 
+        alone = jax.jit(winograd.conv)
         for row, image in zip(rows, batch, strict=True):
-            _assert_close(row, winograd.conv(image, prepared))
+            _assert_close(row, alone(image, prepared))
 
     def test_tiles_fit_the_image_and_the_channels(self):
         self.assertEqual(winograd.best_tile(64, 64, 32, 32), 4)
@@ -66,14 +86,15 @@ class KernelGradientTest(parameterized.TestCase):
             jax.random.key(1), (3, *shape[:2], shape[3])
         )
 
-        actual = winograd.kernel_gradient(batch, cotangent, tile)
-
-        expected = sum(
-            jax.vjp(lambda k, image=image: layers.conv(image, k), kernel)[1](
-                bar
-            )[0]
-            for image, bar in zip(batch, cotangent, strict=True)
+        actual = jax.jit(winograd.kernel_gradient, static_argnums=2)(
+            batch, cotangent, tile
         )
+
+        @jax.jit
+        def gradient(image, bar):
+            return jax.vjp(lambda k: layers.conv(image, k), kernel)[1](bar)[0]
+
+        expected = sum(map(gradient, batch, cotangent))
         _assert_close(actual, expected)
 
 
@@ -87,7 +108,7 @@ class PreparedPriorTest(absltest.TestCase):
             head_channels=32,
         )
         x = jax.random.normal(jax.random.key(0), (16, 16, 3))
-        params = jax.jit(network.init)(jax.random.key(1), x, 0)['params']
+        params = _parameters(network, x)
         plain = NetworkPrior(params, network)
         prepared = plain.prepare()
         self.assertNotEmpty(jax.tree.leaves(prepared.prepared))

@@ -99,7 +99,8 @@ class StepTest(parameterized.TestCase):
             [sys.executable, __file__, 'devices'],
             env={
                 **os.environ,
-                'XLA_FLAGS': '--xla_force_host_platform_device_count=2',
+                'XLA_FLAGS': os.environ.get('XLA_FLAGS', '')
+                + ' --xla_force_host_platform_device_count=2',
                 'PYTHONPATH': os.pathsep.join(
                     [str(pathlib.Path(__file__).parents[2]), *sys.path]
                 ),
