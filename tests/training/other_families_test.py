@@ -231,13 +231,13 @@ class GoOnTest(_InFolder):
         config = self.config(given)
         start = network.make_start(config)
         mesh = steps.make_mesh(config, jax.devices()[:1])
-        run = steps.compile_step(config, start.prior, mesh).run
         state = steps.first_state(config, start.prior.params)
         batch = np.repeat(_picture(8, 1)[None], config.batch, axis=0)
+        step = jax.jit(steps.make_step(config, start.prior, mesh))
+        run = step.lower(state, batch).compile(torch_goldens.QUICK_TO_COMPILE)
         totals = []
         for _ in range(40):
-            # The old state is given up.
-            state, metrics = run(jax.tree.map(jnp.array, state), batch)
+            state, metrics = run(state, batch)
             totals.append(float(metrics.loss.total))
         self.assertLess(np.mean(totals[-5:]), 0.6 * np.mean(totals[:5]))
 
