@@ -22,6 +22,12 @@ measures a GPU in at most eight minutes, or --minutes, whatever it has come to b
 DPS steps, restorations and a sweep at 64 and 256 px in bfloat16, TF32 and
 float32. With `--peer`, PyTorch too, eager and by `torch.compile`. On a CPU it
 only shows that it runs, with a tiny network.
+
+    python -m experiments.benchmark --training --peer=OTHER/bin/python --out=benchmark
+
+times whole steps of training: loss, gradient, optimiser and averages. The peer
+needs PyTorch, with deepinv for faces64 and diffusers for diffusers64, the network of
+diffusers' own training example at 64 px.
 """
 
 import os
@@ -33,14 +39,17 @@ from invjax.commandline import record
 from invjax.commandline.flags import Flags
 from invjax.commandline.program import run
 from invjax.report import benchmarks
+from invjax.training import benchmark as training
 
 FLAGS = Flags(__doc__)
 FLAGS.strings(
     'networks',
-    benchmarking.NETWORKS,
-    f'Of {", ".join(benchmarking.NETWORKS + benchmarking.WRITTEN)}.',
+    [],
+    f'Of {", ".join(benchmarking.NETWORKS + benchmarking.WRITTEN)} '
+    f'[{",".join(benchmarking.NETWORKS)}]; with --training of '
+    f'{", ".join(training.NETWORKS)} [both].',
 )
-FLAGS.strings('batches', ['1', '8'], 'Images at once.')
+FLAGS.strings('batches', [], 'Images at once [1,8; with --training 32].')
 FLAGS.integer('rounds', 5, 'Of each time.', at_least=1)
 FLAGS.string('peer', None, 'A Python that can import torch and deepinv.')
 FLAGS.choice('dtype', 'float32', ['float32', 'bfloat16'], 'Of the computation.')
@@ -49,6 +58,9 @@ FLAGS.boolean(
 )
 FLAGS.boolean(
     'remat', False, 'Recompute blocks in the gradient to save memory.'
+)
+FLAGS.boolean(
+    'training', False, 'Time steps of training; --prepare is not read.'
 )
 FLAGS.boolean(
     'accelerator',
@@ -66,22 +78,26 @@ def main(given):
     if given.accelerator:
         _accelerator(given)
         return
-    for batch in given.batches:
+    what, networks, batches = benchmarking, benchmarking.NETWORKS, ['1', '8']
+    if given.training:
+        what, networks, batches = training, training.NETWORKS, ['32']
+    networks, batches = given.networks or networks, given.batches or batches
+    for batch in batches:
         if not (batch.isascii() and batch.isdigit() and int(batch)):
             raise ValueError(f'--batches must be 1 or more, got {batch!r}.')
     asked = benchmarking.Benchmark(
-        given.networks,
-        [int(batch) for batch in given.batches],
+        networks,
+        [int(batch) for batch in batches],
         given.rounds,
         given.peer,
         given.dtype,
         given.prepare,
         given.remat,
     )
-    benchmarking.check(asked)
+    what.check(asked)
     out = record.make_folder(given.out, 'benchmark')
     record.say_if_replaced(out, 'benchmark.md')
-    measured = benchmarking.measure(asked)
+    measured = what.measure(asked)
     lines = benchmarks.table(measured)
     (out / 'benchmark.md').write_text('\n'.join(lines) + '\n')
     record.write_json(

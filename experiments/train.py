@@ -108,7 +108,8 @@ _integer('num_train_steps', 'T [1000].', 2, section=_SECTION)
 FLAGS.string(
     'init',
     None,
-    'A prior to go on from, of any size and number of channels.',
+    'A prior to go on from, of any size, and for the family of guided-diffusion '
+    'any number of channels.',
     section=_SECTION,
 )
 _choice('dtype', configs.DTYPES, 'Of the computation.', section=_SECTION)

@@ -115,7 +115,7 @@ def measure(asked: Benchmark, say: Callable[[str], None] = print) -> Measured:
     """Measure all; `say` is called with a line a row."""
     measured: list[dict] = []
     others: list[tuple[str, str]] = []
-    ceiling = _ceiling()
+    ceiling = ceiling_flops()
     for name in WRITTEN:
         if name in asked.networks:
             measured += _of_written(name, asked, ceiling, others, say)
@@ -184,7 +184,7 @@ def _timed(call):
     return result, time.perf_counter() - start
 
 
-def _ceiling() -> float:
+def ceiling_flops() -> float:
     """FLOP/s of a large float32 matrix product; the best of all rounds."""
     a = jnp.ones((_CEILING_SIDE, _CEILING_SIDE))
     product = jax.jit(jnp.matmul)
@@ -392,11 +392,17 @@ def _ask(ask, name, batch, kind) -> float:
 
 
 def flops_of_pass(prior, x) -> float:
-    """Of one pass on one image, by direct convolutions, before compilation."""
+    """Of one pass on one image, by direct convolutions, before compilation.
+
+    Args:
+        prior: with a network.
+        x: (B, H, W, C), or its shape and type.
+    """
     plain = prior.replace(prepared={})
     # Compilers of GPUs do not count them, and the CPU's is always there.
     with jax.default_device(jax.local_devices(backend='cpu')[0]):
-        shapes = jax.eval_shape(lambda *args: args, plain, x[:1])
+        one = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
+        shapes = jax.eval_shape(lambda *args: args, plain, one)
         costs = forward.lower(*shapes).cost_analysis()
     return math.nan if costs is None else costs['flops']
 

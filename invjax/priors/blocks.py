@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from invjax.priors import layers, winograd
 
@@ -228,6 +229,8 @@ def timestep_embedding(t, features, shift=0, cosines_first=True):
 class FourierEmbedding(nn.Module):
     """Sines, then cosines, of random frequencies (Song et al., 2021).
 
+    The frequencies are drawn once and are not trained.
+
     Attributes:
         features: even; half of them frequencies, drawn from N(0, 16^2).
     """
@@ -240,6 +243,7 @@ class FourierEmbedding(nn.Module):
         frequencies = self.param(
             'frequencies', nn.initializers.normal(16.0), (self.features // 2,)
         )
+        frequencies = lax.stop_gradient(frequencies)
         angles = jnp.asarray(t, jnp.float32) * frequencies * (2 * np.pi)
         return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)])
 

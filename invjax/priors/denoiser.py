@@ -133,6 +133,11 @@ class Denoiser:
         """Signal power at each noise level, (T,) float64."""
         return self.noise_levels.alpha_bar
 
+    @property
+    def num_train_steps(self) -> int:
+        """T, the number of noise levels."""
+        return len(self.alpha_bar)
+
     def with_size(self, height: int, width: int) -> 'Denoiser':
         """The same prior, for images of another size.
 

@@ -142,6 +142,21 @@ class Parametrisation:
             eps_output=eps_output,
         )
 
+    def loss_weights(self, alpha_bar: np.ndarray) -> np.ndarray:
+        """What a squared error of eps is weighted by in training, (T,) float64.
+
+        It then is the squared error of what the network says, as its authors
+        train it: of F for `edm`, which is the loss of Karras et al. (2022, eq.
+        8), of x_0 and of a velocity. A score alone is weighted by sigma^2, which
+        makes it the error of the noise (Song and Ermon, 2019, section 4.2).
+
+        Args:
+            alpha_bar: noise levels, (T,).
+        """
+        if self.output in ('score', 'scaled_score'):
+            return np.ones(len(alpha_bar))
+        return 1 / np.square(self.coefficients(alpha_bar).eps_output)
+
     def _factor(self, sigma):
         """k, by which the network's input is z."""
         return {

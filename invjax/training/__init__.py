@@ -7,6 +7,7 @@ step.py        one step of the optimiser, over all devices
 network.py     the network and its first parameters, new or of another prior
 evaluation.py  the held-out loss, samples and restorations
 page.py        what a run looks like
+benchmark.py   what a step takes, beside PyTorch
 loop.py        the run itself: steps, checkpoints, interruptions
 """
 

@@ -106,7 +106,9 @@ class Config:
         noise_schedule: a name of `schedule.SCHEDULES`; None for that of `init`,
             or `linear`.
         num_train_steps: T, 2 or more; None for that of `init`, or 1000.
-        init: a prior to go on from, in any form that `load_prior` takes.
+        init: a prior to go on from, in any form that `load_prior` takes; for
+            other families than guided-diffusion's with its own channels and
+            noise levels.
         dtype: of the computation; parameters, averages and optimiser are
             float32.
         remat: whether gradients recompute the inside of blocks to save memory.

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from invjax import diffusion, keys, metrics, operators, problem, restoration
+from invjax.priors.denoiser import Denoiser
 from invjax.priors.unet import NetworkPrior
 
 # Timesteps at which the held-out loss is seen, over T.
@@ -60,7 +61,9 @@ def _denoise(prior, x_0, t, noise):
     return jax.vmap(of_image)(x_0, noise)
 
 
-def by_level(prior: NetworkPrior, images: np.ndarray, seed: int = 0) -> Levels:
+def by_level(
+    prior: NetworkPrior | Denoiser, images: np.ndarray, seed: int = 0
+) -> Levels:
     """One step of denoising, at twelve levels of noise.
 
     The same images and seed have the same noise, whatever the prior.
@@ -90,7 +93,9 @@ def by_level(prior: NetworkPrior, images: np.ndarray, seed: int = 0) -> Levels:
     return Levels(timesteps, noise_std.tolist(), errors, psnrs)
 
 
-def samples(prior: NetworkPrior, number: int, seed: int = 0) -> np.ndarray:
+def samples(
+    prior: NetworkPrior | Denoiser, number: int, seed: int = 0
+) -> np.ndarray:
     """Samples from the same noise each time, (number, H, W, C)."""
     steps = min(_SAMPLE_STEPS, prior.num_train_steps)
     return restoration.restore(
@@ -105,7 +110,7 @@ def samples(prior: NetworkPrior, number: int, seed: int = 0) -> np.ndarray:
 
 
 def restorations(
-    prior: NetworkPrior, images: np.ndarray, seed: int = 0
+    prior: NetworkPrior | Denoiser, images: np.ndarray, seed: int = 0
 ) -> dict[str, Any]:
     """Restorations of some images, from the same measurements each time.
 

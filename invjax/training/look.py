@@ -11,7 +11,8 @@ import flax.traverse_util
 import jax
 import numpy as np
 
-from invjax.priors import checkpoint, convert
+from invjax.priors import checkpoint, convert, families
+from invjax.priors.denoiser import Denoiser
 from invjax.priors.unet import NetworkPrior
 from invjax.strict_json import as_json
 from invjax.training import data, evaluation, network, page
@@ -126,11 +127,9 @@ class Looks:
         card = {
             'name': config.prior_name,
             'sha256': _sha256(params),
-            'architecture': convert.describe(prior.network),
+            **_description(prior),
             'num_parameters': network.num_parameters(params),
             'stored_as': np.dtype(_STORED_AS).name,
-            'noise_schedule': prior.noise_schedule,
-            'num_train_steps': prior.num_train_steps,
             'data': self._pictures.words,
             'num_pictures': len(split.trained),
             'num_held_out': len(split.held_out),
@@ -156,7 +155,7 @@ class Looks:
             card['held_out_loss'] = last['levels'][last['best']]
         return as_json(card)
 
-    def _draw(self, prior: NetworkPrior, step: int) -> None:
+    def _draw(self, prior: NetworkPrior | Denoiser, step: int) -> None:
         """Samples, and restorations of pictures that were held out."""
         number = self._config.num_samples
         drawn = evaluation.samples(prior, number)
@@ -198,8 +197,31 @@ def _on_one_device(params: dict) -> dict:
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), params)
 
 
+def _description(prior: NetworkPrior | Denoiser) -> dict[str, Any]:
+    """What a card says of a network, its noise levels and what it says."""
+    if isinstance(prior, Denoiser):
+        return families.describe(prior)
+    return {
+        'architecture': convert.describe(prior.network),
+        'noise_schedule': prior.noise_schedule,
+        'num_train_steps': prior.num_train_steps,
+    }
+
+
 def _stored(params: dict) -> dict:
-    return jax.tree.map(lambda leaf: np.asarray(leaf, _STORED_AS), params)
+    """As it is kept: in half precision, but for frequencies of the time.
+
+    Those are as large as fifty, and what their rounding does to an angle would
+    make another embedding of it.
+    """
+    return dict(
+        flax.traverse_util.path_aware_map(
+            lambda path, leaf: np.asarray(
+                leaf, np.float32 if path[-1] == 'frequencies' else _STORED_AS
+            ),
+            params,
+        )
+    )
 
 
 def _sha256(params: dict) -> str:

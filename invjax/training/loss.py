@@ -55,15 +55,22 @@ class Loss(NamedTuple):
 
 
 def image_loss(
-    predict, x_0: jax.Array, t: jax.Array, noise: jax.Array, steps: Steps, terms
+    predict,
+    x_0: jax.Array,
+    t: jax.Array,
+    noise: jax.Array,
+    steps: Steps,
+    terms: Terms,
+    output_weight: jax.Array | float = 1.0,
 ) -> Loss:
     """The loss of one image at one timestep.
 
         total = w_t error + variance_weight T bound + pooled_weight pooled
 
-    With `simple` w_t = 1. With `min_snr`, where snr = alpha_bar_t / (1 -
-    alpha_bar_t), w_t = min(snr, gamma) / snr (Hang et al., 2023, eq. 7, for a
-    network that predicts noise): small noise counts for less.
+    With `simple` w_t is `output_weight`. With `min_snr`, where snr =
+    alpha_bar_t / (1 - alpha_bar_t), w_t = min(snr, gamma) / snr (Hang et al.,
+    2023, eq. 7, of the error of the noise, whatever the network says): small
+    noise counts for less.
 
     `pooled` is there at t >= T / 2 alone, where the error of the whole picture's
     mean, its colour, is a few of thousands of values, which a small network
@@ -79,6 +86,9 @@ def image_loss(
         noise: (H, W, C), standard normal.
         steps: of `reverse_steps` over all T timesteps.
         terms: of the loss.
+        output_weight: () 1 for a network that says the noise; else what makes
+            its error that of what the network says
+            (`Parametrisation.loss_weights`).
     """
     num_train_steps = len(steps.t)
     # The noisiest step comes first.
@@ -88,7 +98,7 @@ def image_loss(
     residual = prediction.eps - noise
     error = jnp.mean(jnp.square(residual))
 
-    weight = 1.0
+    weight = output_weight
     if terms.weighting == 'min_snr':
         snr = step.alpha_bar_t / step.noise_var_t
         weight = jnp.minimum(snr, terms.min_snr) / snr

@@ -1,5 +1,6 @@
 """The network of a run and its first parameters, new or of another prior."""
 
+import dataclasses
 import re
 from typing import Any, NamedTuple
 
@@ -8,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from invjax.priors import checkpoint
+from invjax.priors import checkpoint, families
+from invjax.priors.denoiser import Denoiser
 from invjax.priors.unet import NetworkPrior, UNet
 from invjax.training.config import Config
 
@@ -26,7 +28,7 @@ class Start(NamedTuple):
         origin: the card of the prior that is gone on from, or None.
     """
 
-    prior: NetworkPrior
+    prior: NetworkPrior | Denoiser
     words: str
     origin: dict[str, Any] | None
 
@@ -105,11 +107,10 @@ def _of_prior(init: str, config: Config) -> Start:
     given = checkpoint.load_prior(
         init, dtype=jnp.dtype(config.dtype), remat=config.remat
     )
+    if isinstance(given, Denoiser):
+        return _of_denoiser(init, given, config)
     if not isinstance(given, NetworkPrior):
-        raise ValueError(
-            f'{init} must be a network of the guided-diffusion family to be '
-            f'trained on, but is a {type(given.network).__name__}.'
-        )
+        raise _is_no_network(init, given)
     for name in ('noise_schedule', 'num_train_steps'):
         asked, own = getattr(config, name), getattr(given, name)
         if asked not in (None, own):
@@ -140,6 +141,45 @@ def _of_prior(init: str, config: Config) -> Start:
         num_train_steps=given.num_train_steps,
     )
     return Start(prior, words, card.as_dict())
+
+
+def _is_no_network(init: str, given) -> ValueError:
+    kind = type(getattr(given, 'network', given)).__name__
+    return ValueError(
+        f'{init} must be a network of the family of guided-diffusion, diffusers '
+        f'or EDM to be trained on, but is a {kind.strip("_")}.'
+    )
+
+
+def _of_denoiser(init: str, given: Denoiser, config: Config) -> Start:
+    """A network of another family, in its own parametrisation."""
+    if type(given.network) not in families.FAMILIES.values():
+        raise _is_no_network(init, given)
+    if config.noise_schedule is not None:
+        raise ValueError(
+            f'the noise levels are those of {init}, {given.noise_levels}, got '
+            f'the noise_schedule {config.noise_schedule}; leave it out.'
+        )
+    if config.num_train_steps not in (None, given.num_train_steps):
+        raise ValueError(
+            f'num_train_steps is that of {init}, {given.num_train_steps}, got '
+            f'{config.num_train_steps}; leave it out.'
+        )
+    channels = given.image_shape[2]
+    if config.channels != channels:
+        raise ValueError(
+            f'channels must be {channels}, those of {init}, got '
+            f'{config.channels}; only networks of the family of guided-diffusion '
+            'can be given others.'
+        )
+    card = given.card
+    assert card is not None  # As every prior has that was loaded.
+    prior = given.with_size(*config.size)
+    return Start(
+        dataclasses.replace(prior, card=None),
+        f'parameters of {card.name}',
+        card.as_dict(),
+    )
 
 
 def change_channels(params: dict, before: int, after: int) -> dict:

@@ -13,6 +13,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from invjax import schedule
+from invjax.priors.denoiser import Denoiser
 from invjax.priors.unet import NetworkPrior
 from invjax.training import loss
 from invjax.training.config import Config
@@ -139,7 +140,7 @@ def draw_timesteps(key: jax.Array, number: int, num_train_steps: int):
 
 def batch_loss(
     params: dict,
-    prior: NetworkPrior,
+    prior: NetworkPrior | Denoiser,
     steps: schedule.Steps,
     terms: loss.Terms,
     x_0: jax.Array,
@@ -148,11 +149,14 @@ def batch_loss(
 ) -> tuple[jax.Array, loss.Loss]:
     """The mean loss of some images, and the means of its parts."""
     predict = dataclasses.replace(prior, params=params)
+    weights = np.ones(prior.num_train_steps)
+    if isinstance(prior, Denoiser):
+        weights = prior.parametrisation.loss_weights(prior.alpha_bar)
     each = jax.vmap(
-        lambda x_0, t, noise: loss.image_loss(
-            predict, x_0, t, noise, steps, terms
+        lambda x_0, t, noise, weight: loss.image_loss(
+            predict, x_0, t, noise, steps, terms, weight
         )
-    )(x_0, t, noise)
+    )(x_0, t, noise, jnp.asarray(weights, jnp.float32)[t])
     means = jax.tree.map(jnp.mean, each)
     return means.total, means
 
@@ -164,7 +168,7 @@ def terms_of(config: Config) -> loss.Terms:
 
 
 def make_step(
-    config: Config, prior: NetworkPrior, mesh: Mesh
+    config: Config, prior: NetworkPrior | Denoiser, mesh: Mesh
 ) -> Callable[[State, jax.Array], tuple[State, Metrics]]:
     """The function of one step; to be compiled by `jax.jit`.
 
@@ -278,7 +282,9 @@ class Compiled(NamedTuple):
     words: str
 
 
-def compile_step(config: Config, prior: NetworkPrior, mesh: Mesh) -> Compiled:
+def compile_step(
+    config: Config, prior: NetworkPrior | Denoiser, mesh: Mesh
+) -> Compiled:
     """Compile a step, and see what memory it needs, before any is run."""
     state = jax.eval_shape(lambda: first_state(config, prior.params))
     images = jax.ShapeDtypeStruct(

@@ -173,7 +173,7 @@ class OfPriorTest(parameterized.TestCase):
         with (
             mock.patch.object(checkpoint, 'load_prior', return_value=other),
             self.assertRaisesRegex(
-                ValueError, 'other must be a network of the'
+                ValueError, 'other must be a network of the .* a Function'
             ),
         ):
             network.make_start(_config(init='other'))
