@@ -248,11 +248,14 @@ class GoOnTest(_InFolder):
         trained = start.prior.replace(params=state.averages[-1])
         self.assert_near(_predictions(again, x), _predictions(trained, x))
         if make is _small_edm:
-            # Random frequencies of the time are neither trained nor rounded.
+            # Random frequencies of the time are neither trained nor kept in
+            # half precision, which is off by up to 5e-4; averaging what stays
+            # the same rounds.
             for params in (state.params, again.params):
-                np.testing.assert_array_equal(
+                np.testing.assert_allclose(
                     params['map_noise']['frequencies'],
                     given.params['map_noise']['frequencies'],
+                    rtol=1e-6,
                 )
 
     @parameterized.named_parameters(
