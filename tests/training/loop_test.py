@@ -19,7 +19,7 @@ import pytest
 from absl.testing import absltest, parameterized
 
 from invjax import diffusion, phantoms
-from invjax.priors import checkpoint
+from invjax.priors import checkpoint, convert
 from invjax.training import (
     Config,
     data,
@@ -63,12 +63,14 @@ def _small():
     """Runs with the small network, and without looks."""
     stack = mock.patch.multiple(loop._Run, _look=_no_look)
     start = mock.patch.object(network, 'make_start', small.make_start)
-    return stack, start
+    # A prior that is kept says what its network is.
+    described = mock.patch.object(convert, 'describe', lambda network: {})
+    return stack, start, described
 
 
 def _train(config, say=lambda line: None):
-    look, start = _small()
-    with look, start:
+    look, start, described = _small()
+    with look, start, described:
         return loop.train(config, say)
 
 
