@@ -399,8 +399,12 @@ def flops_of_pass(prior, x) -> float:
         x: (B, H, W, C), or its shape and type.
     """
     plain = prior.replace(prepared={})
-    # Compilers of GPUs do not count them, and the CPU's is always there.
-    with jax.default_device(jax.local_devices(backend='cpu')[0]):
+    # Compilers of GPUs do not count them.
+    try:
+        (cpu, *_) = jax.local_devices(backend='cpu')
+    except RuntimeError:  # JAX_PLATFORMS may leave it out.
+        return math.nan
+    with jax.default_device(cpu):
         one = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
         shapes = jax.eval_shape(lambda *args: args, plain, one)
         costs = forward.lower(*shapes).cost_analysis()

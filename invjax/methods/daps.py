@@ -28,6 +28,7 @@ alpha_bar_s is above 0.2, each guess g is noised and denoised,
     error(g) += ||x0_hat(sqrt(alpha_bar_t) g + sqrt(1 - alpha_bar_t) n) - g||^2,
 
 and the one of least error goes on. All guesses have the same n.
+With fewer than five steps that level is nearly all noise, and tells nothing.
 """
 
 import dataclasses

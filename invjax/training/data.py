@@ -25,6 +25,8 @@ FLIPS = ('none', 'horizontal', 'all')
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _THREADS = 2
 _BATCHES_AHEAD = 4
+# Bytes of phantoms that are kept once they are drawn.
+_MOST_KEPT = 2**30
 
 
 class Pictures(Protocol):
@@ -185,10 +187,12 @@ class _Phantoms:
                 f'{size[1]} and {channels} channels.'
             )
         self._number, self._side = int(number), size[0]
-        # Each is drawn once, which takes longer than an accelerator trains on
-        # it. Memory that is not written to takes no room.
-        self._drawn = np.zeros((self._number, *size, 1), np.float32)
-        self._is_drawn = np.zeros(self._number, bool)
+        # Drawing takes longer than an accelerator trains on a picture, so those
+        # that there is room for are drawn once. Memory that is not written to
+        # takes no room.
+        kept = min(self._number, _MOST_KEPT // (4 * self._side**2))
+        self._drawn = np.zeros((kept, *size, 1), np.float32)
+        self._is_drawn = np.zeros(kept, bool)
         self.words = (
             f'the first {int(number):,} slices of phantoms.draw, seed 0, -1 for '
             'black and 1 for white'
@@ -198,10 +202,13 @@ class _Phantoms:
         return self._number
 
     def read(self, number):
-        if not self._is_drawn[number]:
-            self._drawn[number] = phantoms.draw(0, 1, number, self._side)[0]
+        if number < len(self._is_drawn) and self._is_drawn[number]:
+            return self._drawn[number]
+        drawn = phantoms.draw(0, 1, number, self._side)[0]
+        if number < len(self._is_drawn):
+            self._drawn[number] = drawn
             self._is_drawn[number] = True
-        return self._drawn[number]
+        return drawn
 
 
 def _load(name: str) -> np.ndarray:

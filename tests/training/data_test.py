@@ -199,6 +199,13 @@ class OpenPicturesTest(parameterized.TestCase):
         windows = data.open_pictures(name, (8, 8), 3, crop='random')
         self.assertEqual(windows.read(0).shape, (20, 12, 3))
 
+    def test_phantoms_beyond_what_is_kept_are_drawn_as_the_others(self):
+        found = data.open_pictures(f'phantoms:{10**12}', (8, 8), 1)
+        for number in (0, 0, 10**12 - 1):
+            np.testing.assert_array_equal(
+                found.read(number), phantoms.draw(0, 1, number, 8)[0]
+            )
+
     def test_phantoms_are_those_that_are_drawn(self):
         found = data.open_pictures('phantoms:7', (16, 16), 1)
         self.assertLen(found, 7)
