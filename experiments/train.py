@@ -92,6 +92,14 @@ FLAGS.strings(
     section=_SECTION,
 )
 _integer('head_channels', 'Of a head of attention.', section=_SECTION)
+FLAGS.choice(
+    'resample',
+    None,
+    configs.RESAMPLINGS,
+    'Between levels: residual blocks, a convolution, or nothing but the mean or '
+    'copy of pixels, which is the fastest [resblock].',
+    section=_SECTION,
+)
 FLAGS.boolean(
     'learned_variance',
     _DEFAULTS['learned_variance'],
@@ -208,6 +216,7 @@ def config_of(given) -> training.Config:
         )
         or None,
         'head_channels': given.head_channels,
+        'resample': given.resample,
     }
     if network['attention_downsamplings'] == (0,):
         network['attention_downsamplings'] = ()

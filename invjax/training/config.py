@@ -15,6 +15,7 @@ OPTIMIZERS = ('adamw', 'adam')
 DECAYS = ('none', 'cosine', 'linear')
 WEIGHTINGS = ('simple', 'min_snr')
 DTYPES = ('float32', 'bfloat16')
+RESAMPLINGS = ('resblock', 'conv', 'plain')
 
 # Networks by name: fields of `UNet`. `adm` are Dhariwal and Nichol's, without
 # classes and dropout, by the side of the images.
@@ -75,6 +76,7 @@ NETWORK_FIELDS = (
     'num_res_blocks',
     'attention_downsamplings',
     'head_channels',
+    'resample',
 )
 
 
