@@ -30,12 +30,13 @@ needs PyTorch, with deepinv for faces64 and diffusers for diffusers64, the netwo
 diffusers' own training example at 64 px.
 """
 
+import math
 import os
 
 import jax
 
 from invjax import accelerating, benchmarking
-from invjax.commandline import record
+from invjax.commandline import groups, record
 from invjax.commandline.flags import Flags
 from invjax.commandline.program import run
 from invjax.report import benchmarks
@@ -95,6 +96,9 @@ def main(given):
         given.remat,
     )
     what.check(asked)
+    if given.training:
+        # As a run does.
+        groups.divide_cpu(None, math.gcd(*asked.batches))
     out = record.make_folder(given.out, 'benchmark')
     record.say_if_replaced(out, 'benchmark.md')
     measured = what.measure(asked)

@@ -83,6 +83,7 @@ def main(given):
     }
     evaluation.check(tasks, runs, **asked)
     out = record.make_folder(given.out, 'evaluate')
+    groups.divide_cpu(given.cpu_devices)
     share = groups.join_processes(given)
     data = studied.load(given)
     found = evaluation.evaluate(

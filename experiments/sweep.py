@@ -48,6 +48,7 @@ def main(given):
     }
     sweeping.plan_sweep(None, *asked, **fields)
     out = record.make_folder(given.out, 'sweep')
+    groups.divide_cpu(given.cpu_devices)
     share = groups.join_processes(given)
     data = studied.load(given)
     plan = sweeping.plan_sweep(data, *asked, **fields)

@@ -14,3 +14,6 @@ os.environ.setdefault(
 # told by this. A file that Ctrl-C left open is closed with a warning, which no
 # user sees, and which as an error would end nothing and be a Traceback.
 os.environ.setdefault('PYTHONWARNINGS', 'error,ignore::ResourceWarning')
+# Binaries that tests start compute on one device, as the tests do, so that they
+# find each other's compiled programs. Several are for the tests of that.
+os.environ.setdefault('JAX_NUM_CPU_DEVICES', '1')

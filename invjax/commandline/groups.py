@@ -30,6 +30,8 @@ NUM_STEPS_WORDS = (
 MOST = 10**6
 _SETTINGS, _TASK, _NOISE = 'settings', 'task', 'noise'
 _OVERRIDES = 'overrides'
+# Measured on two cores; each more has its own copy of the parameters.
+_MOST_CPU_DEVICES = 4
 
 
 def define_prior(flags: Flags) -> None:
@@ -389,6 +391,57 @@ def define_processes(flags: Flags) -> None:
         at_least=0,
         section=section,
     )
+    flags.integer(
+        'cpu_devices',
+        None,
+        'Where the CPU computes: parts of it that share a batch [one a core, at '
+        f'most {_MOST_CPU_DEVICES}].',
+        at_least=1,
+        at_most=256,
+    )
+
+
+def divide_cpu(asked: int | None, batch: int | None = None) -> None:
+    """Let JAX see the CPU as several devices, which share each batch.
+
+    A program of one device leaves cores idle wherever a step of it runs on one
+    of them; programs side by side fill these gaps (docs/performance.md). To be
+    called before anything runs on a device; later it does nothing.
+
+    Args:
+        asked: how many; None for one a core, a few at most, unless the user has
+            told JAX itself.
+        batch: images that they must share evenly, or None.
+
+    Raises:
+        ValueError: if the number that was asked for does not divide the batch.
+    """
+    if asked is None:
+        flags = os.environ.get('XLA_FLAGS', '')
+        is_told = 'host_platform_device_count' in flags
+        if is_told or jax.config.values['jax_num_cpu_devices'] > 0:
+            return
+        asked = min(_num_cores(), _MOST_CPU_DEVICES)
+        while batch is not None and batch % asked:
+            asked -= 1
+    elif batch is not None and batch % asked:
+        raise ValueError(
+            f'--cpu_devices must divide the {batch} images that are computed '
+            f'at once, got {asked}.'
+        )
+    try:
+        jax.config.update('jax_num_cpu_devices', asked)
+    except RuntimeError:
+        # JAX has begun: a notebook that runs a binary, or a test.
+        return
+
+
+def _num_cores() -> int:
+    """Cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # Not on every system.
+        return os.cpu_count() or 1
 
 
 def join_processes(given: Given) -> tuple[int, int]:

@@ -156,7 +156,11 @@ class _Work:
             fitting = batch.lanes_within(
                 memory_gib * 2**30, self.lanes, data.prior, plan.num_steps
             )
-            self.max_lanes = fitting * jax.local_device_count()
+            # Devices of a CPU share its memory.
+            shared = jax.default_backend() == 'cpu'
+            self.max_lanes = fitting * (
+                1 if shared else jax.local_device_count()
+            )
             say(f'{self.max_lanes} lanes at once.')
         self.costs: list[dict[str, Any]] = [{} for _ in plan.methods]
         if plan.has_costs:
@@ -176,12 +180,14 @@ class _Work:
             places: name to place among the lanes.
             on_progress: see `compute`.
         """
-        size = min(self.max_lanes, len(missing))
+        # Of each device as many, so that a few do not need a second batch.
+        devices = min(jax.local_device_count(), self.max_lanes, len(missing))
+        size = -(-len(missing) // devices) * devices
+        size = min(self.max_lanes - self.max_lanes % devices, size)
         if self.plan.has_costs:
             # The first run of a program takes more than its compilation longer.
-            first = self.lanes.take(
-                np.array([places[n] for n in missing[:size]])
-            )
+            todo = [places[name] for name in missing]
+            first = self.lanes.take(np.resize(todo, size))
             next(self._batches(first, 1, size))
         computed, left = 0, missing
         while left:

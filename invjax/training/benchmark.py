@@ -104,7 +104,7 @@ def _row(name, batch, asked, ceiling, ask):
         remat=asked.remat,
     )
     prior = make_prior(name, config)
-    mesh = steps.make_mesh(config, jax.devices()[:1])
+    mesh = steps.make_mesh(config)
     compiled = steps.compile_step(config, prior, mesh)
     state = jax.device_put(
         steps.first_state(config, prior.params), steps.replicated(mesh)

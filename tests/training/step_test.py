@@ -99,8 +99,7 @@ class StepTest(parameterized.TestCase):
             [sys.executable, __file__, 'devices'],
             env={
                 **os.environ,
-                'XLA_FLAGS': os.environ.get('XLA_FLAGS', '')
-                + ' --xla_force_host_platform_device_count=2',
+                'JAX_NUM_CPU_DEVICES': '2',
                 'PYTHONPATH': os.pathsep.join(
                     [str(pathlib.Path(__file__).parents[2]), *sys.path]
                 ),
