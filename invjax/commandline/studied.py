@@ -45,7 +45,7 @@ def define_images(flags: Flags) -> None:
     flags.string(
         'images',
         None,
-        'A folder of pictures, FILE.npz:KEY or FILE.npy.',
+        'A folder of pictures, FILE.npz:KEY, FILE.npy, or phantoms: drawn slices.',
         section=_SECTION,
     )
     measured.define_value_range(flags)
@@ -124,7 +124,9 @@ def read_images(
     Others of --images than the flags choose are had by `first` and `number`.
     """
     if given.images is None:
-        raise ValueError('give --images, a folder, FILE.npz:KEY or FILE.npy.')
+        raise ValueError(
+            'give --images, a folder, FILE.npz:KEY, FILE.npy or phantoms.'
+        )
     first = given.first_image if first is None else first
     number = given.num_images if number is None else number
     found = images.read_set(

@@ -6,8 +6,11 @@ import pathlib
 
 import numpy as np
 
+from invjax import phantoms
 from invjax.images import arrays, files, pictures
 
+# Slices of another seed than those that a prior is trained on.
+_PHANTOMS, _SEED = 'phantoms', 1
 _JUNK = ('thumbs.db', 'desktop.ini')
 
 
@@ -46,6 +49,8 @@ def read_set(
       must be those of `image_shape`. Four channels are RGB and opacity, laid
       over white; numbers of any type mean what `read_picture` says.
     - The path of one picture is a set of one.
+    - `phantoms`, where no folder is called so: slices of `phantoms.draw`, as
+      many as one likes, of seed 1, which no training here has seen.
 
     Args:
         name: as above.
@@ -65,6 +70,8 @@ def read_set(
             f'got {first} and {number}.'
         )
     name = os.fspath(name)
+    if name == _PHANTOMS and not os.path.exists(name):
+        return _drawn(image_shape, first, number)
     path, key = _split(name)
     if path is not None:
         return _of_array(path, key, image_shape, first, number, value_range)
@@ -121,6 +128,22 @@ def _of_files(name, image_shape, first, number, value_range) -> PictureSet:
         for i in chosen
     )
     return PictureSet(np.stack([r.x for r in readings]), names, done)
+
+
+def _drawn(image_shape, first, number) -> PictureSet:
+    height, width, channels = image_shape
+    if height != width:
+        raise ValueError(
+            f'phantoms are squares, got a size of {height} x {width} pixels.'
+        )
+    x = phantoms.draw(_SEED, number, first, height)
+    chosen = range(first, first + number)
+    which = f'{first} to {chosen[-1]}' if number > 1 else f'number {first}'
+    return PictureSet(
+        np.repeat(x, channels, axis=3),
+        tuple(f'{_PHANTOMS}[{i}]' for i in chosen),
+        f'{_PHANTOMS}: {number:,} slices ({which}) of seed {_SEED}, drawn.',
+    )
 
 
 def list_pictures(folder) -> tuple[list[pathlib.Path], dict[str, int]]:

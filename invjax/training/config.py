@@ -215,6 +215,12 @@ class Config:
                 f'the network is that of {self.init}; leave out the preset and '
                 'its fields, or go on from no prior.'
             )
+        resample = self.network.get('resample', RESAMPLINGS[0])
+        if resample not in RESAMPLINGS:
+            raise ValueError(
+                f'resample must be one of {", ".join(RESAMPLINGS)}, got '
+                f'{resample!r}.'
+            )
         if self.preset == 'adm' and self.size[0] not in _ADM:
             raise ValueError(
                 f'adm has networks for {", ".join(map(str, _ADM))} pixels, '

@@ -35,6 +35,7 @@ class TrainTest(parameterized.TestCase):
                 'channel_mult': (1, 3),
                 'attention_downsamplings': (),
                 'num_res_blocks': 3,
+                'resample': 'plain',
             },
             learned_variance=False,
             noise_schedule='cosine',

@@ -9,7 +9,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from hypothesis import strategies as st
 
-from invjax import images
+from invjax import images, phantoms
 from invjax.images import files
 from tests.images import portrait
 
@@ -255,6 +255,36 @@ class ArrayTest(_FolderTest):
         else:
             self.assertEqual(x.shape[1:], (4, 4, 3))
             self.assertLessEqual(np.abs(x).max(), 1)
+
+
+class PhantomsTest(_FolderTest):
+    def test_they_are_drawn_by_number_as_many_as_one_likes(self):
+        found = images.read_set('phantoms', (16, 16, 1), 10**6, 2)
+        np.testing.assert_array_equal(
+            found.x, phantoms.draw(1, 2, 10**6, side=16)
+        )
+        self.assertEqual(
+            found.names, ('phantoms[1000000]', 'phantoms[1000001]')
+        )
+        self.assertIn('2 slices (1000000 to 1000001)', found.done)
+
+    def test_they_are_grey_for_any_number_of_channels(self):
+        (x,) = images.read_set('phantoms', (16, 16, 3), 3).x
+        self.assertEqual(x.shape, (16, 16, 3))
+        np.testing.assert_array_equal(x[..., 0], x[..., 1])
+        np.testing.assert_array_equal(x[..., 0], x[..., 2])
+
+    def test_others_than_squares_are_refused(self):
+        with self.assertRaisesRegex(ValueError, 'squares, got .* 16 x 32'):
+            images.read_set('phantoms', (16, 32, 1))
+
+    def test_a_folder_of_that_name_is_a_folder(self):
+        (self.folder / 'phantoms').mkdir()
+        before = os.getcwd()
+        self.addCleanup(os.chdir, before)
+        os.chdir(self.folder)
+        with self.assertRaisesRegex(ValueError, 'phantoms has no picture'):
+            images.read_set('phantoms', (16, 16, 1))
 
 
 if __name__ == '__main__':

@@ -186,6 +186,11 @@ class ConfigTest(parameterized.TestCase):
         ('channels', {'channels': 4}, 'channels must be 1, 2 or 3, got 4'),
         ('parts', {'batch': 9, 'accumulate': 2}, 'accumulate must divide'),
         ('field', {'network': {'depth': 3}}, 'depth is no field'),
+        (
+            'between',
+            {'network': {'resample': 'none'}},
+            "conv, plain, got 'none'",
+        ),
         ('both', {'init': 'faces64', 'preset': 'tiny'}, 'leave out'),
         ('adm', {'preset': 'adm', 'size': (32, 32)}, '64, 128, 256 pixels'),
         ('rate', {'learning_rate': 0.0}, 'learning_rate must be above 0'),
