@@ -21,7 +21,7 @@ groups.define_run(FLAGS, num_steps='quad20')
 _FACE = pathlib.Path(__file__).parent / 'astronaut.png'
 # Of those with at most twenty passes of the network, the best for each task over 50
 # faces (docs/results.md, 'Twenty steps'). Where `pnp_admm` stands, others have up to
-# 0.2 dB more PSNR; it has the highest SSIM, and takes 13 passes.
+# 0.6 dB more PSNR; it has the highest SSIM, and takes 13 passes.
 _METHODS = {
     'gaussian_deblur': 'pnp_admm',
     'box_inpainting': 'wiener',

@@ -193,7 +193,7 @@ def page(card: Card, results: str) -> str:
         'For `samples` it takes the method of `calibration.toml` whose measured '
         'coverage is nearest to',
         'nominal, if none of its intervals is off by more than a tenth, and else '
-        '`dps` with 100 steps, for which',
+        '`dps` with 100 steps; for it with 50 and 20',
         '[evidence.md](evidence.md#uncertainty) has what is known. The line that '
         'it prints says which and why.',
         '',
@@ -233,7 +233,7 @@ def held_against(card: Card, results: str) -> list[str]:
     lines = [
         '## On other faces',
         '',
-        'The choices among all methods of [results.md](results.md#twenty-steps), '
+        'The choices among the methods of [results.md](results.md#twenty-steps), '
         'over its 50 faces, which neither',
         'the prior nor a number above has seen; but which few methods to try for '
         'a task, the column `of`, was decided',
