@@ -30,7 +30,6 @@ needs PyTorch, with deepinv for faces64 and diffusers for diffusers64, the netwo
 diffusers' own training example at 64 px.
 """
 
-import math
 import os
 
 import jax
@@ -98,7 +97,7 @@ def main(given):
     what.check(asked)
     if given.training:
         # As a run does.
-        groups.divide_cpu(None, math.gcd(*asked.batches))
+        groups.divide_cpu(None)
     out = record.make_folder(given.out, 'benchmark')
     record.say_if_replaced(out, 'benchmark.md')
     measured = what.measure(asked)

@@ -237,8 +237,8 @@ def _numbers(given, name: str, kind: type) -> tuple:
 
 def main(given):
     config = config_of(given)
-    groups.divide_cpu(given.cpu_devices, config.batch // config.accumulate)
-    groups.join_processes(given)
+    groups.divide_cpu(given.cpu_devices)
+    groups.join_training(given)
     outcome = training.train(config, say=lambda line: print(line, flush=True))
     print(f'{outcome.words}; the prior is {outcome.prior}.')
 

@@ -351,11 +351,30 @@ def batch_bytes(
     )
 
 
-def lanes_within(memory: float, lanes: Lanes, prior, *args, **kwargs) -> int:
+class Fitting(NamedTuple):
+    """What a memory has room for.
+
+    Attributes:
+        lanes: of a batch.
+        devices: that share them.
+    """
+
+    lanes: int
+    devices: int
+
+
+def lanes_within(
+    memory: float, lanes: Lanes, prior, *args, sharing: int = 1, **kwargs
+) -> Fitting:
     """The most lanes whose batch takes no more than `memory` bytes.
 
     Takes the arguments of `batch_bytes`. Memory is affine in the lanes: two
     small programs tell the rest.
+
+    Args:
+        sharing: devices that have this memory together, as those of a CPU do,
+            and each its own copy of what does not grow with the lanes. Fewer of
+            them are used where there would not be a lane for each.
 
     Raises:
         ValueError: if one lane alone takes more.
@@ -368,7 +387,13 @@ def lanes_within(memory: float, lanes: Lanes, prior, *args, **kwargs) -> int:
             f'the memory must be at least {one / 2**30:.2f} GiB, which one lane '
             f'takes, got {memory / 2**30:.2f}.'
         )
-    return 1 + int((memory - one) // max(two - one, 1))
+    of_lane = max(two - one, 1)
+    of_device = max(one - of_lane, 0)
+    for devices in range(sharing, 0, -1):
+        fitting = int((memory - devices * of_device) // of_lane)
+        if fitting >= devices:
+            break
+    return Fitting(max(fitting, 1), devices)
 
 
 def _join(infos, num_steps: int, num_skipped: int, kept: int) -> Info:

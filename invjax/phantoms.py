@@ -24,6 +24,8 @@ import numpy as np
 NUM_ORGANS = 6
 NUM_PLATES = 2
 NUM_HOLES = 4
+# From here on seeds and numbers would share slices.
+_END = 2**32
 # So many are drawn at once that their arrays stay in a processor's cache.
 _CHUNK = 8
 
@@ -51,10 +53,10 @@ def draw(
         ('first', first, 0),
         ('side', side, 8),
     ):
-        if value != int(value) or value < least:
+        if value != int(value) or not least <= value < _END:
             raise ValueError(
-                f'{name} must be a whole number of at least {least}, '
-                f'got {value}.'
+                f'{name} must be a whole number of at least {least} and below '
+                f'2^32, got {value}.'
             )
     out = np.empty((num_images, side, side, 1), np.float32)
     for start in range(0, num_images, _CHUNK):

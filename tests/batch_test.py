@@ -385,7 +385,7 @@ class MemoryTest(absltest.TestCase):
     def test_the_lanes_that_are_found_to_fit_do_fit(self):
         lanes = batch.make_lanes(KEY, make_problems(2), methods(1.0))
         memory = batch.batch_bytes(lanes, PRIOR, 10, max_lanes=5)
-        fitting = batch.lanes_within(memory, lanes, PRIOR, 10)
+        fitting = batch.lanes_within(memory, lanes, PRIOR, 10).lanes
         self.assertLessEqual(
             batch.batch_bytes(lanes, PRIOR, 10, max_lanes=fitting), memory
         )
@@ -401,7 +401,18 @@ class MemoryTest(absltest.TestCase):
                 batch.lanes_within(memory, None, PRIOR)
                 for memory in (130, 310, 339, 340)
             ]
-        self.assertEqual(found, [1, 7, 7, 8])
+        self.assertEqual(found, [(1, 1), (7, 1), (7, 1), (8, 1)])
+
+    def test_devices_that_share_a_memory_each_have_what_is_not_of_lanes(self):
+        # 100 bytes a device and 30 a lane.
+        with mock.patch.object(
+            batch, 'batch_bytes', lambda *_, max_lanes: 100 + 30 * max_lanes
+        ):
+            found = [
+                batch.lanes_within(memory, None, PRIOR, sharing=3)
+                for memory in (400, 389, 259, 130)
+            ]
+        self.assertEqual(found, [(3, 3), (6, 2), (5, 1), (1, 1)])
 
     def test_memory_that_holds_no_lane_is_refused(self):
         lanes = batch.make_lanes(KEY, make_problems(1), methods(1.0))

@@ -374,13 +374,13 @@ def define_processes(flags: Flags) -> None:
         'coordinator',
         None,
         '`auto` takes the next two from the cluster (Slurm, Open MPI, TPU '
-        'pods).',
+        'pods); of training also HOST:PORT of process 0.',
         section=section,
     )
     flags.integer(
         'num_processes',
         None,
-        'To share a sweep among processes: how many.',
+        'To share the work among processes: how many.',
         at_least=1,
         section=section,
     )
@@ -401,7 +401,7 @@ def define_processes(flags: Flags) -> None:
     )
 
 
-def divide_cpu(asked: int | None, batch: int | None = None) -> None:
+def divide_cpu(asked: int | None) -> None:
     """Let JAX see the CPU as several devices, which share each batch.
 
     A program of one device leaves cores idle wherever a step of it runs on one
@@ -411,10 +411,6 @@ def divide_cpu(asked: int | None, batch: int | None = None) -> None:
     Args:
         asked: how many; None for one a core, a few at most, unless the user has
             told JAX itself.
-        batch: images that they must share evenly, or None.
-
-    Raises:
-        ValueError: if the number that was asked for does not divide the batch.
     """
     if asked is None:
         flags = os.environ.get('XLA_FLAGS', '')
@@ -422,13 +418,6 @@ def divide_cpu(asked: int | None, batch: int | None = None) -> None:
         if is_told or jax.config.values['jax_num_cpu_devices'] > 0:
             return
         asked = min(_num_cores(), _MOST_CPU_DEVICES)
-        while batch is not None and batch % asked:
-            asked -= 1
-    elif batch is not None and batch % asked:
-        raise ValueError(
-            f'--cpu_devices must divide the {batch} images that are computed '
-            f'at once, got {asked}.'
-        )
     try:
         jax.config.update('jax_num_cpu_devices', asked)
     except RuntimeError:
@@ -471,6 +460,38 @@ def join_processes(given: Given) -> tuple[int, int]:
             f'--process_id must be below --num_processes, {of}, got {number}.'
         )
     return number, of
+
+
+def join_training(given: Given) -> None:
+    """Let the processes of one run of training share each batch.
+
+    To be called before anything runs on a device.
+
+    Raises:
+        ValueError: if the flags do not say how they find each other.
+    """
+    number, of = given.process_id, given.num_processes
+    if given.coordinator is None:
+        if (number, of) != (None, None):
+            raise ValueError(
+                'processes that train together need --coordinator=HOST:PORT, '
+                'where the one of number 0 listens, or --coordinator=auto.'
+            )
+        return
+    if given.coordinator == 'auto':
+        if (number, of) != (None, None):
+            raise ValueError(
+                '--coordinator=auto takes --num_processes and --process_id from '
+                'the cluster; leave them out.'
+            )
+        jax.distributed.initialize()
+        return
+    if number is None or of is None or number >= of:
+        raise ValueError(
+            f'--coordinator={given.coordinator} needs --num_processes and a '
+            f'--process_id below it, got {of} and {number}.'
+        )
+    jax.distributed.initialize(given.coordinator, of, number)
 
 
 def load_prior(given: Given, num_lanes: int = 1):

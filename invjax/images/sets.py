@@ -11,6 +11,7 @@ from invjax.images import arrays, files, pictures
 
 # Slices of another seed than those that a prior is trained on.
 _PHANTOMS, _SEED = 'phantoms', 1
+_MOST_DRAWN = 10_000
 _JUNK = ('thumbs.db', 'desktop.ini')
 
 
@@ -71,6 +72,10 @@ def read_set(
         )
     name = os.fspath(name)
     if name == _PHANTOMS and not os.path.exists(name):
+        if value_range is not None:
+            raise ValueError(
+                'phantoms are drawn from black to white; leave out value_range.'
+            )
         return _drawn(image_shape, first, number)
     path, key = _split(name)
     if path is not None:
@@ -135,6 +140,11 @@ def _drawn(image_shape, first, number) -> PictureSet:
     if height != width:
         raise ValueError(
             f'phantoms are squares, got a size of {height} x {width} pixels.'
+        )
+    if number > _MOST_DRAWN:
+        raise ValueError(
+            f'at most {_MOST_DRAWN:,} phantoms are drawn at once, got '
+            f'{number:,}.'
         )
     x = phantoms.draw(_SEED, number, first, height)
     chosen = range(first, first + number)

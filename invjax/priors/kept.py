@@ -97,7 +97,19 @@ def write(
         try:
             import orbax.checkpoint as ocp
 
-            with _without_log(), ocp.PyTreeCheckpointer() as checkpointer:
+            # By this process alone, also where it is one of several.
+            alone = ocp.options.MultiprocessingOptions()
+            if jax.process_count() > 1:
+                alone = ocp.options.MultiprocessingOptions(
+                    primary_host=jax.process_index(),
+                    active_processes={jax.process_index()},
+                    barrier_sync_key_prefix=private.name,
+                )
+            handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+            checkpointer = ocp.Checkpointer(
+                handler, multiprocessing_options=alone
+            )
+            with _without_log(), checkpointer:
                 checkpointer.save(private / 'params', params)
         except Exception:
             _remove_until_quiet(private)

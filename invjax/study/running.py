@@ -151,16 +151,22 @@ class _Work:
                 for i in range(0, len(kept), number)
             ]
         )
-        self.max_lanes = max_lanes
+        self.max_lanes, self.devices = max_lanes, jax.local_devices()
         if memory_gib is not None:
-            fitting = batch.lanes_within(
-                memory_gib * 2**30, self.lanes, data.prior, plan.num_steps
-            )
-            # Devices of a CPU share its memory.
+            # Devices of a CPU share its memory; others have their own.
             shared = jax.default_backend() == 'cpu'
-            self.max_lanes = fitting * (
-                1 if shared else jax.local_device_count()
+            fitting = batch.lanes_within(
+                memory_gib * 2**30,
+                self.lanes,
+                data.prior,
+                plan.num_steps,
+                sharing=len(self.devices) if shared else 1,
             )
+            if shared:
+                self.devices = self.devices[: fitting.devices]
+                self.max_lanes = fitting.lanes
+            else:
+                self.max_lanes = fitting.lanes * len(self.devices)
             say(f'{self.max_lanes} lanes at once.')
         self.costs: list[dict[str, Any]] = [{} for _ in plan.methods]
         if plan.has_costs:
@@ -181,7 +187,7 @@ class _Work:
             on_progress: see `compute`.
         """
         # Of each device as many, so that a few do not need a second batch.
-        devices = min(jax.local_device_count(), self.max_lanes, len(missing))
+        devices = min(len(self.devices), self.max_lanes, len(missing))
         size = -(-len(missing) // devices) * devices
         size = min(self.max_lanes - self.max_lanes % devices, size)
         if self.plan.has_costs:
@@ -217,6 +223,7 @@ class _Work:
             self.data.prior,
             num_steps,
             max_lanes=size,
+            devices=self.devices,
             on_progress=note,
         )
 

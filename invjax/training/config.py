@@ -204,6 +204,14 @@ class Config:
                 f'a batch of {self.batch} images cannot be cut into '
                 f'{self.accumulate} equal parts; accumulate must divide it.'
             )
+        if self.value_range is not None and len(self.value_range) != 2:
+            raise ValueError(
+                'value_range must be two values, those of black and of white, '
+                f'got {self.value_range}.'
+            )
+        self._check_network()
+
+    def _check_network(self):
         unknown = set(self.network) - set(NETWORK_FIELDS)
         if unknown:
             raise ValueError(
@@ -226,6 +234,14 @@ class Config:
                 f'adm has networks for {", ".join(map(str, _ADM))} pixels, '
                 f'got a size of {self.size[0]}.'
             )
+        levels = len(self.network_fields()['channel_mult'])
+        known = [2**level for level in range(levels)]
+        for factor in self.network.get('attention_downsamplings', ()):
+            if factor not in known:
+                raise ValueError(
+                    f'a network of {levels} levels attends at downsamplings of '
+                    f'{", ".join(map(str, known))}, got {factor}.'
+                )
 
     def _check_numbers(self):
         for name, least, most in (

@@ -8,6 +8,7 @@ interrupted run, and any number of processes read the same batches between them.
 """
 
 import dataclasses
+import hashlib
 import os
 import pathlib
 from typing import Any, Protocol
@@ -16,6 +17,7 @@ import grain
 import numpy as np
 
 from invjax import images, phantoms
+from invjax.images.arrays import ERRORS
 from invjax.images.files import full_range
 from invjax.images.pictures import scale
 
@@ -27,6 +29,11 @@ _THREADS = 2
 _BATCHES_AHEAD = 4
 # Bytes of phantoms that are kept once they are drawn.
 _MOST_KEPT = 2**30
+_MOST_PHANTOMS = 10**7
+# Pictures of an array that are looked at to tell it from others.
+_MARKED = 16
+# What a file of one array begins with.
+_MAGIC = b'\x93NUMPY'
 
 
 class Pictures(Protocol):
@@ -34,9 +41,11 @@ class Pictures(Protocol):
 
     Attributes:
         words: a sentence on what they are and what their values mean.
+        mark: what tells them from others, which a run must not go on with.
     """
 
     words: str
+    mark: str
 
     def __len__(self) -> int: ...
 
@@ -52,7 +61,7 @@ def open_pictures(
     crop: str = 'centre',
     value_range: tuple[float, float] | None = None,
 ) -> Pictures:
-    """Find pictures, and refuse those that do not fit before any work.
+    """Find pictures, and look at the first one.
 
     - A folder: every picture in it and in folders below it, as
       `images.list_pictures` finds and `images.read_picture` reads them. By
@@ -61,7 +70,8 @@ def open_pictures(
     - `FILE.npz:KEY` or `FILE.npy`: (N, h, w, C), or (N, h, w) for one channel,
       or complex (N, h, w) for two. Values mean what `images.read_picture` says,
       but arrays are not resized.
-    - `phantoms:NUMBER`: as many slices of `phantoms.draw` of seed 0.
+    - `phantoms:NUMBER`: as many slices of `phantoms.draw` of seed 0, at most
+      ten million.
 
     Colour becomes grey by 0.299 R + 0.587 G + 0.114 B, and grey is repeated for
     colour.
@@ -74,9 +84,16 @@ def open_pictures(
         value_range: the values that become -1 and 1.
 
     Raises:
-        ValueError: one sentence on what was found and what it must be.
+        ValueError: one sentence on what was found and what it must be. Pictures
+            of a folder but the first are read when they are trained on, and one
+            that cannot be read raises it then.
     """
     if name.startswith('phantoms:'):
+        if crop != 'centre' or value_range is not None:
+            raise ValueError(
+                'phantoms are drawn in their size, from black to white; leave '
+                'out crop and value_range.'
+            )
         return _Phantoms(name, size, channels)
     if os.path.isdir(name):
         return _Folder(name, size, channels, crop, value_range)
@@ -105,6 +122,8 @@ class _Folder:
             f'{middle if crop == "centre" else windows}, '
             f'{_range_words(value_range)}'
         )
+        below = [path.relative_to(name).as_posix() for path in self._paths]
+        self.mark = _digest('\n'.join(below).encode())
         self.read(0)
 
     def __len__(self):
@@ -116,6 +135,13 @@ class _Folder:
             path, self._cut, self._channels, self._value_range
         )
         return _fitting(reading.x, self._size, path)
+
+
+def _digest(*parts: bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def _range_words(value_range) -> str:
@@ -155,6 +181,12 @@ class _Array:
             f'({self._values.dtype}), '
             f'{_range_words((self._low, self._high))}'
         )
+        # A few of them, since the array may be larger than the memory.
+        some = np.linspace(0, shape[0] - 1, min(shape[0], _MARKED)).astype(int)
+        self.mark = _digest(
+            f'{self._values.dtype} {shape}'.encode(),
+            *(np.ascontiguousarray(self._values[i]).tobytes() for i in some),
+        )
         self.read(0)
 
     def __len__(self):
@@ -181,12 +213,17 @@ class _Phantoms:
                 'images must say how many phantoms there are, as in '
                 f'phantoms:100000, got {name!r}.'
             )
+        if int(number) > _MOST_PHANTOMS:
+            raise ValueError(
+                f'there are at most {_MOST_PHANTOMS:,} phantoms, got {name!r}.'
+            )
         if channels != 1 or size[0] != size[1]:
             raise ValueError(
                 f'phantoms are square and grey, got a size of {size[0]} x '
                 f'{size[1]} and {channels} channels.'
             )
         self._number, self._side = int(number), size[0]
+        self.mark = f'phantoms {self._number}'
         # Drawing takes longer than an accelerator trains on a picture, so those
         # that there is room for are drawn once. Memory that is not written to
         # takes no room.
@@ -220,20 +257,28 @@ def _load(name: str) -> np.ndarray:
     if not os.path.isfile(path):
         raise ValueError(f'there is no file {path}.')
     try:
-        if key is None:
+        with open(path, 'rb') as file:
+            is_one = file.read(len(_MAGIC)) == _MAGIC
+            if is_one and key is not None:
+                raise ValueError(f'it has one array, so leave out {key!r}')
+            if not is_one:
+                file.seek(0)
+                with np.load(file) as arrays:
+                    names = ', '.join(arrays)
+                    if key in arrays:
+                        return arrays[key]
+        if is_one:
             return np.load(path, mmap_mode='r')
-        with np.load(path) as arrays:
-            if key not in arrays:
-                raise KeyError(', '.join(arrays))
-            return arrays[key]
-    except KeyError as error:
-        raise ValueError(
-            f'{path} has no array {key!r}; it has {error.args[0]}.'
-        ) from None
-    except (OSError, ValueError) as error:
+    except ERRORS as error:
         raise ValueError(
             f'{path} cannot be read as a NumPy file: {error}'
         ) from None
+    if key is None:
+        raise ValueError(
+            f'{path} has several arrays ({names}) and must be called '
+            'FILE.npz:KEY.'
+        )
+    raise ValueError(f'{path} has no array {key!r}; it has {names}.')
 
 
 def _real(values: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ interrupted.
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import pathlib
 import signal
@@ -67,9 +68,10 @@ def train(config: Config, say: Callable[[str], None] = print) -> Outcome:
         say: what prints a line.
 
     Raises:
-        ValueError: before any work, if something does not fit together; later,
-            if a loss or a gradient is not finite, with the step. The last good
-            state is then kept.
+        ValueError: before any work, if something does not fit together, or
+            another process trains in the same folder; later, if a loss or a
+            gradient is not finite, with the step, or a picture cannot be read.
+            The last good state is then kept.
     """
     folder = pathlib.Path(config.out).absolute()
     with _noting_signals() as noted:
@@ -113,6 +115,26 @@ def _changes(folder: pathlib.Path, config: Config) -> list[str]:
                 f'go on with, but it has {min(others)} in it.'
             )
     return []
+
+
+def _locked(folder: pathlib.Path):
+    """The folder of a run, taken by this process as long as the file is open.
+
+    Raises:
+        ValueError: if another process has it.
+    """
+    file = (folder / '.lock').open('ab')
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise ValueError(
+            f'another process trains in {folder}; wait until it is done, or '
+            'give another out.'
+        ) from None
+    except OSError:
+        pass  # Not every file system has locks.
+    return file
 
 
 @contextlib.contextmanager
@@ -176,8 +198,9 @@ class _Run:
         self.say(f'Memory: {self.compiled.words}.')
 
         folder.mkdir(parents=True, exist_ok=True)
-        if self.is_writer:
-            write_json(folder / _CONFIG, dataclasses.asdict(config))
+        self.lock = _locked(folder) if self.is_writer else None
+        if self.is_writer and not self.changes:
+            self._write_config()
         self.manager = ocp.CheckpointManager(
             folder / 'checkpoints',
             options=ocp.CheckpointManagerOptions(
@@ -188,6 +211,11 @@ class _Run:
 
     def close(self):
         self.manager.close()
+        if self.lock is not None:
+            self.lock.close()
+
+    def _write_config(self):
+        write_json(self.folder / _CONFIG, dataclasses.asdict(self.config))
 
     def run(self, noted: list[str]) -> Outcome:
         """Until the last step, or one after a signal is noted."""
@@ -213,7 +241,11 @@ class _Run:
             place_after = batches.state()
             state, metrics = self.compiled.run(state, images)
             # Read and sent while the step is computed.
-            images = self._put(next(batches))
+            broken = None
+            try:
+                images = self._put(next(batches))
+            except Exception as error:  # Whatever it is, the step counts.
+                broken = error
             seen = _as_numbers(metrics)
             if not seen.pop('is_finite'):
                 self._save(dataclasses.replace(state, is_finite=_true()), place)
@@ -227,11 +259,13 @@ class _Run:
             is_last = step == config.num_steps
             if step % config.show_every == 0 or is_last:
                 self._look(state, progress)
-            if step % config.save_every == 0 or is_last:
+            if step % config.save_every == 0 or is_last or broken is not None:
                 self._save(state, place)
+            if broken is not None and not is_last:
+                raise broken
         progress.close()
         if step >= config.num_steps:
-            if not (self.folder / 'prior').is_dir():
+            if not self._has_prior(step):
                 self._look(state, progress)
             words = f'{step:,} steps taken'
         else:
@@ -246,6 +280,16 @@ class _Run:
         return Outcome(
             step, step >= config.num_steps, self.folder / 'prior', words
         )
+
+    def _has_prior(self, step: int) -> bool:
+        """Whether the prior that is there is that of this step and config."""
+        try:
+            card = json.loads((self.folder / 'prior' / 'card.json').read_text())
+            found = (card['training']['steps'], card['name'], card['licence'])
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        config = self.config
+        return found == (step, config.prior_name, config.licence)
 
     def _put(self, images: np.ndarray) -> jax.Array:
         """This process's rows of a batch, on its devices."""
@@ -278,6 +322,13 @@ class _Run:
                 rest=ocp.args.JsonRestore(),
             ),
         )
+        mark = restored['rest'].get('pictures', self.pictures.mark)
+        if mark != self.pictures.mark:
+            raise ValueError(
+                f'{self.folder} has a run with other pictures than those that '
+                f'{self.config.images} has now ({self.pictures.words}); bring '
+                'them back, or give another out.'
+            )
         batches.set_state(restored['rest']['place'])
         self.history = page.History(**restored['rest']['history'])
         self.history.changes += [f'from step {step}: {c}' for c in self.changes]
@@ -294,7 +345,11 @@ class _Run:
         step = int(state.step)
         if self.manager.latest_step() == step:
             return
-        rest = {'place': place, 'history': self.history.as_dict()}
+        rest = {
+            'place': place,
+            'pictures': self.pictures.mark,
+            'history': self.history.as_dict(),
+        }
         self.manager.save(
             step,
             args=ocp.args.Composite(
@@ -302,6 +357,11 @@ class _Run:
                 rest=ocp.args.JsonSave(as_json(rest)),
             ),
         )
+        if self.changes and self.is_writer:
+            # Not before the checkpoint says what was changed.
+            self.manager.wait_until_finished()
+            self._write_config()
+        self.changes = []
 
     def _write_down(self) -> None:
         if self.unwritten:

@@ -98,11 +98,18 @@ def first_state(config: Config, params: dict) -> State:
 def make_mesh(config: Config, devices=None) -> Mesh:
     """All devices of all processes in a row.
 
+    Of a CPU that is divided into devices, as many as share a batch evenly.
+
     Raises:
         ValueError: if they cannot share a batch evenly.
     """
-    devices = np.array(jax.devices() if devices is None else devices)
     part = config.batch // config.accumulate
+    if devices is None:
+        devices = jax.devices()
+        if jax.process_count() == 1 and devices[0].platform == 'cpu':
+            while part % len(devices):
+                devices = devices[:-1]
+    devices = np.array(devices)
     if part % len(devices):
         raise ValueError(
             f'{part} images, a batch of {config.batch} in '
@@ -297,22 +304,27 @@ def compile_step(
         donate_argnums=0,
     )
     run = jitted.lower(state, images).compile()
-    return Compiled(run, _memory_words(run, state, len(mesh.devices)))
+    return Compiled(run, _memory_words(run, state, mesh.devices))
 
 
-def _memory_words(run, state, num_devices: int) -> str:
+def _memory_words(run, state, devices) -> str:
     kept = sum(
         leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)
     )
-    each = (
-        'the device' if num_devices == 1 else f'each of {num_devices} devices'
-    )
+    each = f'each of {len(devices)} devices'
+    if len(devices) == 1:
+        each = 'the device'
+    elif devices[0].platform == 'cpu':
+        # They are parts of one machine, whose memory is what runs out.
+        each, kept = f'the {len(devices)} devices together', kept * len(devices)
     of_state = f'{kept / 2**30:.2f} GiB for parameters, averages and optimiser'
     try:
         needed = run.memory_analysis().temp_size_in_bytes
     except (AttributeError, NotImplementedError, RuntimeError):
         # Not every backend says.
         return f'on {each} {of_state}, and what a step takes'
+    if devices[0].platform == 'cpu':
+        needed *= len(devices)
     return (
         f'{(kept + needed) / 2**30:.2f} GiB on {each} at the peak, {of_state} '
         f'and {needed / 2**30:.2f} GiB for a step'

@@ -175,9 +175,9 @@ def _join(number=None, of=None, coordinator=None):
 _DIVIDED = """
 import sys
 from invjax.commandline import groups
-asked, batch = (int(n) if n else None for n in sys.argv[1:])
+asked, = (int(n) if n else None for n in sys.argv[1:])
 groups._num_cores = lambda: 3
-groups.divide_cpu(asked, batch)
+groups.divide_cpu(asked)
 import jax
 print(jax.local_device_count())
 # Too late, and said to nobody.
@@ -185,11 +185,11 @@ groups.divide_cpu(5)
 """
 
 
-def _divide(asked='', batch='', **environment):
+def _divide(asked='', **environment):
     kept = dict(os.environ)
     del kept['JAX_NUM_CPU_DEVICES']
     done = subprocess.run(
-        [sys.executable, '-c', _DIVIDED, asked, batch],
+        [sys.executable, '-c', _DIVIDED, asked],
         env={**kept, 'PYTHONPATH': str(tiny_prior.ROOT), **environment},
         capture_output=True,
         text=True,
@@ -198,21 +198,14 @@ def _divide(asked='', batch='', **environment):
 
 
 class DivideTest(absltest.TestCase):
-    def test_the_cpu_is_a_device_a_core_that_divides_the_batch(self):
+    def test_the_cpu_is_a_device_a_core_or_as_many_as_asked_for(self):
         self.assertEqual(_divide(), '3')
-        self.assertEqual(_divide(batch='8'), '2')
-        self.assertEqual(_divide('4', '8'), '4')
+        self.assertEqual(_divide('2'), '2')
 
     def test_what_the_user_has_told_jax_stands(self):
         self.assertEqual(_divide(JAX_NUM_CPU_DEVICES='1'), '1')
         told = '--xla_force_host_platform_device_count=5'
         self.assertEqual(_divide(XLA_FLAGS=told), '5')
-
-    def test_a_number_that_does_not_divide_the_batch_is_refused(self):
-        with self.assertRaisesRegex(
-            ValueError, 'must divide the 8 images .* got 3'
-        ):
-            groups.divide_cpu(3, 8)
 
 
 class ProcessesTest(absltest.TestCase):

@@ -1,10 +1,13 @@
 """The flags of training: what they mean, and that a card's command means it."""
 
 import shlex
+from unittest import mock
 
+import jax
 from absl.testing import absltest, parameterized
 
 from experiments import train
+from invjax.commandline import groups
 from invjax.training import Config, look
 
 
@@ -53,6 +56,32 @@ class TrainTest(parameterized.TestCase):
         fields = set(Config.__dataclass_fields__) - {'network'}
         given = train.FLAGS.parse(['train'])
         self.assertContainsSubset(fields, given.as_dict())
+
+    def test_processes_that_train_together_must_find_each_other(self):
+        for flags, words in (
+            (['--num_processes=2', '--process_id=1'], 'need --coordinator'),
+            (['--coordinator=auto', '--process_id=1'], 'leave them out'),
+            (['--coordinator=host:1'], 'needs --num_processes'),
+            (
+                ['--coordinator=host:1', '--num_processes=2', '--process_id=2'],
+                'below it, got 2 and 2',
+            ),
+        ):
+            given = train.FLAGS.parse(['train', *flags])
+            with self.assertRaisesRegex(ValueError, words):
+                groups.join_training(given)
+
+    def test_processes_meet_where_the_flags_say(self):
+        with mock.patch.object(jax.distributed, 'initialize') as meet:
+            groups.join_training(train.FLAGS.parse(['train']))
+            meet.assert_not_called()
+            flags = ['--coordinator=h:1', '--num_processes=3', '--process_id=2']
+            groups.join_training(train.FLAGS.parse(['train', *flags]))
+            meet.assert_called_once_with('h:1', 3, 2)
+            groups.join_training(
+                train.FLAGS.parse(['train', '--coordinator=auto'])
+            )
+            self.assertEqual(meet.call_args, mock.call())
 
     @parameterized.parameters(
         (['--images=x'], 'give --out'),

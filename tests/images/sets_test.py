@@ -278,6 +278,12 @@ class PhantomsTest(_FolderTest):
         with self.assertRaisesRegex(ValueError, 'squares, got .* 16 x 32'):
             images.read_set('phantoms', (16, 32, 1))
 
+    def test_what_has_no_meaning_for_them_is_refused(self):
+        with self.assertRaisesRegex(ValueError, 'at most 10,000 .* 10,001'):
+            images.read_set('phantoms', (16, 16, 1), 0, 10_001)
+        with self.assertRaisesRegex(ValueError, 'leave out value_range'):
+            images.read_set('phantoms', (16, 16, 1), value_range=(0, 1))
+
     def test_a_folder_of_that_name_is_a_folder(self):
         (self.folder / 'phantoms').mkdir()
         before = os.getcwd()

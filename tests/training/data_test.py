@@ -4,6 +4,7 @@ import collections
 import json
 import pathlib
 import tempfile
+from unittest import mock
 
 import numpy as np
 from absl.testing import absltest, parameterized
@@ -200,8 +201,9 @@ class OpenPicturesTest(parameterized.TestCase):
         self.assertEqual(windows.read(0).shape, (20, 12, 3))
 
     def test_phantoms_beyond_what_is_kept_are_drawn_as_the_others(self):
-        found = data.open_pictures(f'phantoms:{10**12}', (8, 8), 1)
-        for number in (0, 0, 10**12 - 1):
+        with mock.patch.object(data, '_MOST_KEPT', 4 * 8 * 8 * 5):
+            found = data.open_pictures('phantoms:9', (8, 8), 1)
+        for number in (0, 0, 8, 8):
             np.testing.assert_array_equal(
                 found.read(number), phantoms.draw(0, 1, number, 8)[0]
             )
@@ -216,6 +218,15 @@ class OpenPicturesTest(parameterized.TestCase):
         ('nothing there', 'nowhere', 3, {}, 'not there'),
         ('phantoms without number', 'phantoms:', 1, {}, 'phantoms:100000'),
         ('phantoms in colour', 'phantoms:3', 3, {}, 'square and grey'),
+        ('phantoms cut', 'phantoms:3', 1, {'crop': 'random'}, 'leave out crop'),
+        (
+            'phantoms of a range',
+            'phantoms:3',
+            1,
+            {'value_range': (0, 1)},
+            'leave',
+        ),
+        ('endless phantoms', f'phantoms:{10**13}', 1, {}, 'at most 10,000,000'),
     )
     def test_a_wrong_name_is_refused(self, name, channels, kwargs, words):
         with self.assertRaisesRegex(ValueError, words):
@@ -245,6 +256,38 @@ class OpenPicturesTest(parameterized.TestCase):
         name = self._save(np.zeros((2, 8, 8)))
         with self.assertRaisesRegex(ValueError, "'faces'; it has images"):
             data.open_pictures(name[:-1] + 'z:faces', (8, 8), 1)
+
+    def test_files_that_are_no_arrays_are_refused(self):
+        whole = self.folder / 'whole.npz'
+        np.savez(whole, images=np.zeros((2, 8, 8)), masks=np.zeros(3))
+        (self.folder / 'cut.npz').write_bytes(whole.read_bytes()[:-40])
+        (self.folder / 'empty.npy').write_bytes(b'')
+        (self.folder / 'several.npy').write_bytes(whole.read_bytes())
+        np.save(self.folder / 'x.npy', np.zeros((2, 8, 8)))
+        (self.folder / 'one.npz').write_bytes(
+            (self.folder / 'x.npy').read_bytes()
+        )
+        for name, words in (
+            ('cut.npz:images', 'cannot be read as a NumPy file'),
+            ('empty.npy', 'cannot be read as a NumPy file'),
+            ('several.npy', r'several arrays \(images, masks\)'),
+            ('one.npz:images', 'leave out .images.'),
+        ):
+            with self.assertRaisesRegex(ValueError, words):
+                data.open_pictures(str(self.folder / name), (8, 8), 1)
+
+    def test_other_pictures_have_another_mark(self):
+        values = np.random.default_rng(0).uniform(size=(20, 8, 8))
+        name = self._save(values)
+        mark = data.open_pictures(name, (8, 8), 1).mark
+        self.assertEqual(data.open_pictures(name, (8, 8), 1).mark, mark)
+        for other in (values[:-1], values.astype(np.float32), 1 - values):
+            name = self._save(other)
+            self.assertNotEqual(data.open_pictures(name, (8, 8), 1).mark, mark)
+        self.assertNotEqual(
+            data.open_pictures('phantoms:8', (8, 8), 1).mark,
+            data.open_pictures('phantoms:9', (8, 8), 1).mark,
+        )
 
 
 if __name__ == '__main__':

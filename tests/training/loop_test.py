@@ -1,5 +1,6 @@
 """A run: killed, stopped, gone on with, and refused; and what it leaves."""
 
+import fcntl
 import json
 import os
 import pathlib
@@ -18,7 +19,7 @@ import orbax.checkpoint as ocp
 import pytest
 from absl.testing import absltest, parameterized
 
-from invjax import diffusion, phantoms
+from invjax import diffusion, images, phantoms
 from invjax.priors import checkpoint, convert
 from invjax.training import (
     Config,
@@ -227,6 +228,98 @@ class RunTest(parameterized.TestCase):
         (other / 'thesis.tex').write_text('')
         with self.assertRaisesRegex(ValueError, 'thesis.tex'):
             _train(_config(other))
+
+    def test_other_pictures_than_before_are_refused(self):
+        pictures = self.out.parent / 'pictures'
+        for i in range(4):
+            images.write_image(
+                pictures / f'{i}.png', phantoms.draw(0, 1, i, side=8)[0]
+            )
+        given = {'images': str(pictures), 'batch': 2}
+        _train(_config(self.out, num_steps=1, **given))
+        _train(_config(self.out, num_steps=2, **given))
+        images.write_image(pictures / 'b.png', phantoms.draw(1, 1, side=8)[0])
+        with self.assertRaisesRegex(ValueError, 'other pictures than those'):
+            _train(_config(self.out, num_steps=3, **given))
+        (pictures / 'b.png').unlink()
+        self.assertEqual(
+            _train(_config(self.out, num_steps=3, **given)).step, 3
+        )
+
+    def test_a_picture_that_cannot_be_read_leaves_what_was_trained(self):
+        read, counted = data.Batches.__next__, []
+
+        def broken(self):
+            counted.append(0)
+            if len(counted) == 4:
+                raise ValueError('3.png ends too early.')
+            return read(self)
+
+        with (
+            mock.patch.object(data.Batches, '__next__', broken),
+            self.assertRaisesRegex(ValueError, '3.png ends'),
+        ):
+            _train(_config(self.out, save_every=100))
+        step, _, rest = _state(self.out)
+        self.assertEqual(step, 3)
+        self.assertEqual(rest['place']['next_index'], 3)
+        _train(_config(self.out, num_steps=6, save_every=100))
+        _train(_config(self.out.parent / 'good', num_steps=6, save_every=100))
+        self.assertEqual(
+            _state(self.out)[1], _state(self.out.parent / 'good')[1]
+        )
+
+    def test_one_process_at_a_time_trains_in_a_folder(self):
+        _train(_config(self.out, num_steps=1))
+        with (self.out / '.lock').open('ab') as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            with self.assertRaisesRegex(ValueError, 'another process trains'):
+                _train(_config(self.out, num_steps=2))
+        self.assertEqual(_train(_config(self.out, num_steps=2)).step, 2)
+
+    def test_what_was_changed_is_kept_through_a_kill_before_a_checkpoint(self):
+        _train(_config(self.out, num_steps=1))
+        changed = _config(self.out, num_steps=2, clip=2.0)
+        with (
+            mock.patch.object(loop._Run, 'run', side_effect=KeyboardInterrupt),
+            self.assertRaises(KeyboardInterrupt),
+        ):
+            _train(changed)
+        _train(changed)
+        _, _, rest = _state(self.out)
+        self.assertIn(
+            'from step 1: clip 2.0, before 1.0', rest['history']['changes']
+        )
+        # It is the run's own from then on.
+        _train(_config(self.out, num_steps=3, clip=2.0))
+        _, _, rest = _state(self.out)
+        self.assertLen(rest['history']['changes'], 3)
+
+    def test_a_run_that_is_done_leaves_the_prior_of_its_end(self):
+        looked = []
+
+        def look(self, state, progress):
+            del progress
+            (self.folder / 'prior').mkdir(exist_ok=True)
+            card = {
+                'name': self.config.prior_name,
+                'licence': self.config.licence,
+                'training': {'steps': int(state.step)},
+            }
+            (self.folder / 'prior' / 'card.json').write_text(json.dumps(card))
+            looked.append(int(state.step))
+
+        _, start, described = _small()
+        with mock.patch.object(loop._Run, '_look', look), start, described:
+
+            def train(**given):
+                return loop.train(_config(self.out, **given), lambda line: None)
+
+            train(num_steps=2)
+            train(num_steps=2)
+            self.assertEqual(looked, [2])
+            train(num_steps=2, licence='CC0')
+            self.assertEqual(looked, [2, 2])
 
     def test_a_loss_that_is_not_finite_stops_it_with_the_last_good_state(self):
         read = data.Batches.__next__

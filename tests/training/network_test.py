@@ -191,6 +191,12 @@ class ConfigTest(parameterized.TestCase):
             {'network': {'resample': 'none'}},
             "conv, plain, got 'none'",
         ),
+        (
+            'attention',
+            {'network': {'attention_downsamplings': (4, 16)}},
+            'levels attends at .* 1, 2, 4, 8, got 16',
+        ),
+        ('range', {'value_range': (5.0,)}, 'value_range must be two values'),
         ('both', {'init': 'faces64', 'preset': 'tiny'}, 'leave out'),
         ('adm', {'preset': 'adm', 'size': (32, 32)}, '64, 128, 256 pixels'),
         ('rate', {'learning_rate': 0.0}, 'learning_rate must be above 0'),

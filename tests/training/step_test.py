@@ -171,6 +171,27 @@ class StepTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, 'cannot be shared by 3'):
             steps.make_mesh(_config(), jax.devices() * 3)
 
+    def test_of_a_divided_cpu_as_many_are_used_as_share_a_batch_evenly(self):
+        for batch, accumulate, expected in ((8, 1, 2), (9, 1, 3), (8, 8, 1)):
+            config = _config(batch=batch, accumulate=accumulate)
+            with (
+                mock.patch.object(
+                    jax, 'devices', lambda: jax.local_devices() * 3
+                ),
+                mock.patch.object(steps, 'Mesh', lambda found, names: found),
+            ):
+                self.assertLen(steps.make_mesh(config), expected)
+
+    def test_memory_of_a_divided_cpu_is_that_of_all_its_devices(self):
+        state = {'x': np.zeros(2**26, np.float32)}
+        run = mock.Mock()
+        run.memory_analysis().temp_size_in_bytes = 2**29
+        one, two = (
+            steps._memory_words(run, state, jax.devices() * n) for n in (1, 2)
+        )
+        self.assertStartsWith(one, '0.75 GiB on the device at the peak, 0.25')
+        self.assertStartsWith(two, '1.50 GiB on the 2 devices together')
+
 
 class TimestepsTest(parameterized.TestCase):
     def test_every_batch_has_all_levels_and_every_place_has_all_timesteps(self):
