@@ -192,8 +192,8 @@ class _Work:
         size = min(self.max_lanes - self.max_lanes % devices, size)
         if self.plan.has_costs:
             # The first run of a program takes more than its compilation longer.
-            todo = [places[name] for name in missing]
-            first = self.lanes.take(np.resize(todo, size))
+            every = [places[name] for name in missing]
+            first = self.lanes.take(np.resize(every, size))
             next(self._batches(first, 1, size))
         computed, left = 0, missing
         while left:
