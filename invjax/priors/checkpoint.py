@@ -76,6 +76,12 @@ KNOWN_PRIORS = {
         size_mib=23,
         sha256='0b031bbcf6eca6147623b8ed3f0cd789c88596b29e539d00dc36cc898c798829',
     ),
+    'phantoms64': KnownPrior(
+        'grey slices of made-up bodies at 64 x 64 (invjax.phantoms), embedded; no '
+        'rights are claimed',
+        size_mib=7,
+        sha256='527ce84809a5ab052f9a3557c4675104db71a3f5e5fa087d00fd732afd08c27c',
+    ),
     'ffhq256': KnownPrior(
         'FFHQ at 256 x 256 (Choi et al., ILVR, 2021), which DPS and others use; '
         'weights BSD 3-Clause by their page on the hub, data for non-commercial '

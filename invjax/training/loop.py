@@ -259,7 +259,9 @@ class _Run:
             is_last = step == config.num_steps
             if step % config.show_every == 0 or is_last:
                 self._look(state, progress)
-            if step % config.save_every == 0 or is_last or broken is not None:
+            # Several processes only save together, and others may be well.
+            is_ending = broken is not None and jax.process_count() == 1
+            if step % config.save_every == 0 or is_last or is_ending:
                 self._save(state, place)
             if broken is not None and not is_last:
                 raise broken

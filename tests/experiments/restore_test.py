@@ -307,7 +307,7 @@ class RestoreTest(parameterized.TestCase):
         (
             'unknown_prior',
             [f'--image={_FACE}', '--prior=faces65'],
-            'prior must be one of faces64, ffhq256.* got .faces65.',
+            'prior must be one of faces64, phantoms64, ffhq256.* got .faces65.',
         ),
         (
             'too_many_steps',

@@ -328,7 +328,8 @@ class FileTest(CheckpointTest):
     @parameterized.parameters('faces46', 'a/b/c', '')
     def test_an_unknown_name_is_refused_with_the_known_ones(self, name):
         with self.assertRaisesRegex(
-            ValueError, f'faces64, ffhq256.*OWNER/NAME.*got {name!r}'
+            ValueError,
+            f'faces64, phantoms64, ffhq256.*OWNER/NAME.*got {name!r}',
         ):
             checkpoint.load_prior(name)
 
