@@ -50,8 +50,8 @@ def read_set(
       must be those of `image_shape`. Four channels are RGB and opacity, laid
       over white; numbers of any type mean what `read_picture` says.
     - The path of one picture is a set of one.
-    - `phantoms`, where no folder is called so: slices of `phantoms.draw`, as
-      many as one likes, of seed 1, which no training here has seen.
+    - `phantoms`, where no folder is called so: slices of `phantoms.draw`, at
+      most 10,000 at once, of seed 1, which no training here has seen.
 
     Args:
         name: as above.

@@ -187,14 +187,14 @@ groups.divide_cpu(5)
 
 def _divide(asked='', **environment):
     kept = dict(os.environ)
-    del kept['JAX_NUM_CPU_DEVICES']
+    kept.pop('JAX_NUM_CPU_DEVICES', None)
     done = subprocess.run(
         [sys.executable, '-c', _DIVIDED, asked],
         env={**kept, 'PYTHONPATH': str(tiny_prior.ROOT), **environment},
         capture_output=True,
         text=True,
     )
-    return done.stdout.strip() or done.stderr
+    return done.stdout.strip() if done.returncode == 0 else done.stderr
 
 
 class DivideTest(absltest.TestCase):

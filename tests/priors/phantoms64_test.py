@@ -33,7 +33,7 @@ class Phantoms64Test(absltest.TestCase):
         ratio = np.array(found.error) / told['error']
         np.testing.assert_allclose(ratio, 1, atol=0.35)
 
-    def test_one_command_fills_in_what_is_missing(self):
+    def test_it_fills_in_what_is_missing(self):
         truth = phantoms.draw(1, 1, first=7, side=64)[0]
         measured = invjax.measure(truth, 'random_inpainting')
         restored = invjax.restore(

@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import os
 import pathlib
 import random
 import re
@@ -97,12 +96,7 @@ def _state(out):
 def _start_process(out):
     return subprocess.Popen(
         [sys.executable, __file__, 'train', str(out)],
-        env={
-            **os.environ,
-            'PYTHONPATH': os.pathsep.join(
-                [str(pathlib.Path(__file__).parents[2]), *sys.path]
-            ),
-        },
+        env=small.environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -193,6 +187,16 @@ class RunTest(parameterized.TestCase):
         self.addCleanup(folder.cleanup)
         self.out = pathlib.Path(folder.name) / 'run'
 
+    def assert_goes_on_from_step_3(self):
+        """To where it would have got without the fault."""
+        step, _, rest = _state(self.out)
+        self.assertEqual(step, 3)
+        self.assertEqual(rest['place']['next_index'], 3)
+        good = self.out.parent / 'good'
+        for out in (self.out, good):
+            _train(_config(out, num_steps=6, save_every=100))
+        self.assertEqual(_state(self.out)[1], _state(good)[1])
+
     def test_it_says_what_it_will_take_before_the_first_step(self):
         lines = []
         outcome = _train(_config(self.out, num_steps=2), lines.append)
@@ -260,14 +264,7 @@ class RunTest(parameterized.TestCase):
             self.assertRaisesRegex(ValueError, '3.png ends'),
         ):
             _train(_config(self.out, save_every=100))
-        step, _, rest = _state(self.out)
-        self.assertEqual(step, 3)
-        self.assertEqual(rest['place']['next_index'], 3)
-        _train(_config(self.out, num_steps=6, save_every=100))
-        _train(_config(self.out.parent / 'good', num_steps=6, save_every=100))
-        self.assertEqual(
-            _state(self.out)[1], _state(self.out.parent / 'good')[1]
-        )
+        self.assert_goes_on_from_step_3()
 
     def test_one_process_at_a_time_trains_in_a_folder(self):
         _train(_config(self.out, num_steps=1))
@@ -334,15 +331,7 @@ class RunTest(parameterized.TestCase):
             self.assertRaisesRegex(ValueError, 'step 4 has a loss of nan'),
         ):
             _train(_config(self.out, save_every=100))
-        step, _, rest = _state(self.out)
-        self.assertEqual(step, 3)
-        self.assertEqual(rest['place']['next_index'], 3)
-        # It goes on from there to where it would have got without the fault.
-        _train(_config(self.out, num_steps=6, save_every=100))
-        _train(_config(self.out.parent / 'good', num_steps=6, save_every=100))
-        self.assertEqual(
-            _state(self.out)[1], _state(self.out.parent / 'good')[1]
-        )
+        self.assert_goes_on_from_step_3()
 
     def test_a_new_network_leaves_a_prior_a_page_and_pictures(self):
         config = _config(

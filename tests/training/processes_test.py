@@ -1,6 +1,5 @@
 """Two processes that train together end with the weights of one."""
 
-import os
 import pathlib
 import socket
 import subprocess
@@ -15,6 +14,7 @@ from absl.testing import absltest
 
 from invjax.priors import checkpoint
 from invjax.training import Config, evaluation, loop, network
+from tests.training import small
 
 
 def _config(out):
@@ -65,12 +65,7 @@ class ProcessesTest(absltest.TestCase):
         processes = [
             subprocess.Popen(
                 [sys.executable, __file__, 'train', where, str(i), together],
-                env={
-                    **os.environ,
-                    'PYTHONPATH': os.pathsep.join(
-                        [str(pathlib.Path(__file__).parents[2]), *sys.path]
-                    ),
-                },
+                env=small.environment(),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,

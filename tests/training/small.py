@@ -1,5 +1,9 @@
 """A network of two numbers and a bit, for tests of what is around a network."""
 
+import os
+import pathlib
+import sys
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -35,3 +39,12 @@ def make_start(config):
     """In place of `network.make_start`."""
     del config
     return network.Start(prior(), 'a small network', None)
+
+
+def environment() -> dict[str, str]:
+    """That of a process which finds the same modules as this one."""
+    root = pathlib.Path(__file__).parents[2]
+    return {
+        **os.environ,
+        'PYTHONPATH': os.pathsep.join([str(root), *sys.path]),
+    }

@@ -1,7 +1,5 @@
 """One step: the mean gradient, whatever parts and devices; averages; refusals."""
 
-import os
-import pathlib
 import subprocess
 import sys
 from unittest import mock
@@ -97,13 +95,7 @@ class StepTest(parameterized.TestCase):
         # Devices are made when JAX starts.
         done = subprocess.run(
             [sys.executable, __file__, 'devices'],
-            env={
-                **os.environ,
-                'JAX_NUM_CPU_DEVICES': '2',
-                'PYTHONPATH': os.pathsep.join(
-                    [str(pathlib.Path(__file__).parents[2]), *sys.path]
-                ),
-            },
+            env={**small.environment(), 'JAX_NUM_CPU_DEVICES': '2'},
             capture_output=True,
             text=True,
             timeout=300,
