@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 
 from invjax.problem import Problem
-from invjax.types import MaskOperator, SpectralOperator
+from invjax.types import LinearOperator, MaskOperator, SpectralOperator
 
 _TOLERANCE = 1e-5
 _MAX_STEPS = 100
@@ -101,6 +101,37 @@ def solve_correction(
     # A little noise where there is none keeps the system regular.
     floor = jnp.maximum(noise_var, _CUT**2 * jnp.max(variance))
     return _solve(problem, residual, lambda x: variance * x, floor, max_steps)
+
+
+class _Derivative(NamedTuple):
+    """d A / d x at a point, as a linear operator."""
+
+    image_shape: tuple[int, ...]
+    measurement_shape: tuple[int, ...]
+    forward: Callable[[jax.Array], jax.Array]
+    adjoint: Callable[[jax.Array], jax.Array]
+    support: Callable[[], jax.Array]
+
+
+def linearised(problem: Problem, x: jax.Array) -> Problem:
+    """The problem with the derivative of A at x, (H, W, C), in place of A.
+
+    One whose operator is linear is handed back as it is. The measurement stays,
+    so residuals are those of the problem that it was made of.
+    """
+    operator = problem.operator
+    if isinstance(operator, LinearOperator):
+        return problem
+    _, forward = jax.linearize(operator.forward, x)
+    transpose = jax.linear_transpose(forward, x)
+    derivative = _Derivative(
+        operator.image_shape,
+        operator.measurement_shape,
+        forward,
+        lambda y: transpose(y)[0],
+        operator.support,
+    )
+    return problem.replace(operator=derivative)
 
 
 def _closed(x: jax.Array) -> Solved:

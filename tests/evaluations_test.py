@@ -72,7 +72,11 @@ class CountTest(parameterized.TestCase):
         ('hqs', 4, {}, (2, 0)),
         ('pnp_admm', 4, {'levels': 'fixed'}, (4, 0)),
         # One pass and one back.
-        *((name, 4, {}, (4, 4)) for name in ('mcg', 'pigdm', 'c_pigdm')),
+        *(
+            (name, 4, {}, (4, 4))
+            for name in ('mcg', 'pigdm', 'mmps', 'c_pigdm')
+        ),
+        ('mmps', 4, {'iterations': 3}, (4, 12)),
         # A stop that is never met: 3 steps of Adam and the estimate after them.
         ('sitcom', 4, {'inner_steps': 3, 'delta': 0}, (16, 16)),
         # J^T is applied once for the variance and once for the score, where

@@ -20,6 +20,7 @@ from invjax.methods.dmps import DMPS
 from invjax.methods.dps import DPS
 from invjax.methods.fast_dips import FastDIPS
 from invjax.methods.mcg import MCG
+from invjax.methods.mmps import MMPS
 from invjax.methods.pigdm import PiGDM
 from invjax.methods.pnp import HQS, PnPADMM
 from invjax.methods.reddiff import REDDiff
@@ -42,6 +43,7 @@ _CLASSES: tuple[type[Method], ...] = (
     PiGDM,
     CPiGDM,
     TMPD,
+    MMPS,
     DMPS,
     DDNM,
     DDRM,

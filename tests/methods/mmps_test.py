@@ -1,0 +1,293 @@
+"""Moment matching, against the conditional mean that it approaches."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from invjax import problem
+from invjax.diffusion import Transition
+from invjax.methods.mmps import MMPS, matched_variance
+from invjax.priors import gaussian
+from tests.methods import dense
+
+_SHAPE = (4, 4, 1)
+
+
+@flax.struct.dataclass
+class Curved:
+    """Ten sums of all pixels, bent by a sine."""
+
+    weights: jax.Array
+    image_shape: tuple = flax.struct.field(pytree_node=False, default=_SHAPE)
+    measurement_shape: tuple = flax.struct.field(
+        pytree_node=False, default=(10,)
+    )
+
+    def forward(self, x):
+        return jnp.sin(self.weights @ x.ravel())
+
+    def guess(self, y):
+        return jnp.zeros(self.image_shape)
+
+    def support(self):
+        return jnp.ones(self.measurement_shape)
+
+    def describe(self):
+        return {'kind': 'Curved'}
+
+
+def with_operator(case, operator, noise_std=0.3):
+    """The case with another measurement, of a sample of its prior."""
+    measured = problem.measure(
+        jax.random.key(2),
+        case.prior.sample(jax.random.key(1)),
+        operator,
+        jnp.float32(noise_std),
+    )
+    return case._replace(problem=measured)
+
+
+def unclipped(**settings):
+    settings = {'strength': 1.0, 'noising': 'transition'} | settings
+    return MMPS(**settings, transition=Transition(clip=False))
+
+
+def shift_of(method, case, row, x_t):
+    """What the method adds to the estimate: the rest of a step is affine in it."""
+    level = case.at(row)
+    found, without = (
+        np.ravel(dense.update(one, case, row, x_t)[0]).astype(np.float64)
+        for one in (method, unclipped(strength=0.0))
+    )
+    if level.b == 1:
+        return found - without
+    return (found - without) * (1 - level.a) / (level.beta * np.sqrt(level.b))
+
+
+def residual_of(case, row, x_t):
+    """y - A x0_hat."""
+    residual = case.residual(case.estimate(case.at(row).a))
+    return residual.matrix @ x_t + residual.offset
+
+
+def loss(case, row, x_t, shift):
+    """What a shift of the estimate is to make least."""
+    covariance = case.posterior_covariance(case.at(row).a)
+    left = residual_of(case, row, x_t) - case.matrix @ shift
+    return left @ left / case.noise_std**2 + shift @ np.linalg.solve(
+        covariance, shift
+    )
+
+
+class VarianceTest(parameterized.TestCase):
+    @parameterized.product(
+        kind=['random_inpainting', 'gaussian_deblur', 'super_resolution'],
+        noise_std=[0.05, 0.3],
+    )
+    def test_it_is_that_of_the_errors_of_the_estimate(self, kind, noise_std):
+        # Of many measurements of images and estimates that are apart by normal
+        # errors of a known variance, on average.
+        shape, variance = (16, 16, 3), 0.04
+        operator = dense.operator_of(kind, shape)
+
+        def one(key):
+            of_error, of_noise, of_signs = jax.random.split(key, 3)
+            x = jnp.sqrt(variance) * jax.random.normal(of_error, shape)
+            measured = problem.measure(
+                of_noise, x, operator, jnp.float32(noise_std)
+            )
+            return matched_variance(of_signs, measured, measured.y)
+
+        found = jax.vmap(one)(jax.random.split(dense.KEY, 400))
+        error = jnp.std(found) / 20
+        self.assertLess(abs(jnp.mean(found) - variance), 4 * error)
+        self.assertLess(error, 0.1 * variance)
+
+    def test_of_a_mask_it_is_the_same_for_all_signs(self):
+        operator = dense.operator_of('random_inpainting', (16, 16, 3))
+        measured = problem.measure(
+            dense.KEY, jnp.zeros((16, 16, 3)), operator, jnp.float32(0.1)
+        )
+        residual = measured.y + 0.5 * operator.support()
+        found = [
+            float(matched_variance(jax.random.key(n), measured, residual))
+            for n in range(3)
+        ]
+        number = float(measured.num_measured())
+        expected = float(jnp.sum(residual**2)) / number - 0.1**2
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+    def test_of_a_residual_below_the_noise_it_is_below_zero(self):
+        operator = dense.operator_of('random_inpainting')
+        measured = problem.measure(
+            dense.KEY, jnp.zeros(_SHAPE), operator, jnp.float32(0.1)
+        )
+        found = matched_variance(dense.KEY, measured, 0 * measured.y)
+        self.assertAlmostEqual(float(found), -(0.1**2), places=5)
+
+
+class ShiftTest(parameterized.TestCase):
+    @parameterized.product(
+        noise_std=[0.1, 0.3],
+        kind=['random_inpainting', 'dense', 'gaussian_deblur'],
+    )
+    def test_enough_iterations_are_the_conditional_mean(self, noise_std, kind):
+        case = dense.case_of(kind, noise_std)
+        x_t = dense.points(1)[0]
+        for row in dense.ROWS:
+            covariance = case.posterior_covariance(case.at(row).a)
+            expected = covariance @ case.gain(covariance)
+            expected = expected @ residual_of(case, row, x_t)
+            found = shift_of(unclipped(iterations=8), case, row, x_t)
+            np.testing.assert_allclose(
+                found, expected, atol=0.02 * np.abs(expected).max()
+            )
+
+    def test_one_is_enough_where_pixels_are_alike_and_some_are_measured(self):
+        case = dense.case_of('random_inpainting')
+        prior = gaussian.GaussianPrior.from_covariance(
+            np.zeros(_SHAPE), 0.3 * np.eye(16), dense.ALPHA_BAR
+        )
+        case = case._replace(
+            prior=prior, mean=np.zeros(16), covariance=0.3 * np.eye(16)
+        )
+        x_t = dense.points(1)[0]
+        for row in dense.ROWS:
+            covariance = case.posterior_covariance(case.at(row).a)
+            expected = covariance @ case.gain(covariance)
+            expected = expected @ residual_of(case, row, x_t)
+            found = shift_of(unclipped(), case, row, x_t)
+            np.testing.assert_allclose(
+                found, expected, atol=1e-3 * np.abs(expected).max()
+            )
+
+    @parameterized.parameters('random_inpainting', 'dense', 'gaussian_deblur')
+    def test_its_length_is_the_best_one(self, kind):
+        case = dense.case_of(kind, 0.1)
+        x_t = dense.points(1)[0]
+        for row in dense.ROWS:
+            found = shift_of(unclipped(), case, row, x_t)
+            least = loss(case, row, x_t, found)
+            self.assertLess(least, loss(case, row, x_t, 0.9 * found))
+            self.assertLess(least, loss(case, row, x_t, 1.1 * found))
+            # The loss is a parabola along it, with its least value there.
+            np.testing.assert_allclose(
+                loss(case, row, x_t, 0.5 * found),
+                loss(case, row, x_t, 1.5 * found),
+                rtol=2e-2,
+            )
+
+    @parameterized.parameters('dense', 'gaussian_deblur')
+    def test_each_iteration_makes_the_loss_less(self, kind):
+        case = dense.case_of(kind, 0.1)
+        x_t = dense.points(1)[0]
+        losses = [
+            loss(
+                case,
+                3,
+                x_t,
+                shift_of(unclipped(iterations=n), case, 3, x_t),
+            )
+            for n in (1, 2, 3)
+        ]
+        self.assertLess(losses[1], losses[0])
+        self.assertLess(losses[2], losses[1])
+
+    def test_strength_is_a_factor(self):
+        case = dense.case_of('dense')
+        x_t = dense.points(1)[0]
+        one, more = (
+            shift_of(unclipped(strength=s), case, 3, x_t) for s in (1.0, 1.7)
+        )
+        np.testing.assert_allclose(more, 1.7 * one, rtol=1e-2, atol=1e-3)
+
+    def test_without_noise_it_is_finite_and_explains_what_it_can(self):
+        case = dense.case_of('random_inpainting', 0.0)
+        x_t = dense.points(1)[0]
+        found = shift_of(unclipped(iterations=8), case, 5, x_t)
+        before = residual_of(case, 5, x_t)
+        left = before - case.matrix @ found
+        self.assertLess(np.linalg.norm(left), 0.05 * np.linalg.norm(before))
+
+    def test_what_is_not_linear_is_taken_by_its_derivative(self):
+        case = dense.case_of('dense')
+        (weights,) = jax.tree.leaves(case.problem.operator)[:1]
+        case = with_operator(case, Curved(1.5 * weights))
+        weights = 1.5 * np.asarray(weights, np.float64)
+        x_t = dense.points(1)[0]
+        for row in dense.ROWS:
+            level = case.at(row)
+            x0_hat = case.estimate(level.a)
+            x0_hat = x0_hat.matrix @ x_t + x0_hat.offset
+            angles = weights @ x0_hat
+            # Of sin(W x) it is diag(cos(W x)) W.
+            bent = case._replace(matrix=np.cos(angles)[:, None] * weights)
+            covariance = case.posterior_covariance(level.a)
+            expected = covariance @ bent.gain(covariance)
+            expected = expected @ (np.asarray(case.problem.y) - np.sin(angles))
+            found = shift_of(unclipped(iterations=8), case, row, x_t)
+            np.testing.assert_allclose(
+                found, expected, atol=0.02 * np.abs(expected).max()
+            )
+
+
+class StepTest(absltest.TestCase):
+    def test_that_of_the_transition_is_from_the_corrected_estimate(self):
+        case = dense.case_of('random_inpainting')
+        x_t = dense.points(1)[0]
+        level = case.at(3)
+        estimate = case.estimate(level.a)
+        x_0 = estimate.matrix @ x_t + estimate.offset
+        x_0 = x_0 + shift_of(unclipped(), case, 3, x_t)
+        expected = dense.ancestral(
+            dense.Affine(np.zeros((16, 16)), x_0), case.x_t, level
+        )
+        found = np.stack(
+            [
+                np.ravel(dense.update(unclipped(), case, 3, x_t, key)[0])
+                for key in jax.random.split(dense.KEY, 400)
+            ]
+        )
+        mean = expected.matrix @ x_t + expected.offset
+        std = np.sqrt(np.diag(expected.covariance))
+        self.assertLess(np.max(np.abs(found.mean(0) - mean) / std), 5 / 20)
+        np.testing.assert_allclose(found.std(0), std, rtol=0.2)
+
+    def test_mixed_noise_goes_on_the_corrected_estimate(self):
+        # Zhu et al. (2023), Algorithm 1, lines 5 and 6.
+        case = dense.case_of('random_inpainting')
+        x_t = dense.points(1)[0]
+        level = case.at(3)
+        estimate = case.estimate(level.a)
+        x_0 = estimate.matrix @ x_t + estimate.offset
+        x_0 = x_0 + shift_of(unclipped(), case, 3, x_t)
+        expected = dense.renoised(
+            dense.Affine(np.zeros((16, 16)), x_0), case.x_t, level, 0.3
+        )
+        mixed = unclipped(noising='mix', mix=0.3)
+        found = np.stack(
+            [
+                np.ravel(dense.update(mixed, case, 3, x_t, key)[0])
+                for key in jax.random.split(dense.KEY, 400)
+            ]
+        )
+        mean = expected.matrix @ x_t + expected.offset
+        std = np.sqrt(np.diag(expected.covariance))
+        self.assertLess(np.max(np.abs(found.mean(0) - mean) / std), 5 / 20)
+        np.testing.assert_allclose(found.std(0), std, rtol=0.2)
+
+    def test_both_estimates_are_clipped(self):
+        case = dense.case_of('gaussian_deblur')
+        x_t = 3 * dense.points(1)[0]
+        for noising in ('transition', 'mix'):
+            clipping = MMPS(noising=noising)
+            found, _, _ = dense.update(clipping, case, 5, x_t)
+            free, _, _ = dense.update(unclipped(noising=noising), case, 5, x_t)
+            self.assertGreater(np.abs(free).max(), 1.2)
+            self.assertLessEqual(np.abs(found).max(), 1)
+
+
+if __name__ == '__main__':
+    absltest.main()
