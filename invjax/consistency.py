@@ -29,7 +29,12 @@ import jax
 import jax.numpy as jnp
 
 from invjax.problem import Problem
-from invjax.types import LinearOperator, MaskOperator, SpectralOperator
+from invjax.types import (
+    LinearOperator,
+    MaskOperator,
+    Operator,
+    SpectralOperator,
+)
 
 _TOLERANCE = 1e-5
 _MAX_STEPS = 100
@@ -103,35 +108,50 @@ def solve_correction(
     return _solve(problem, residual, lambda x: variance * x, floor, max_steps)
 
 
-class _Derivative(NamedTuple):
-    """d A / d x at a point, as a linear operator."""
+@dataclasses.dataclass(frozen=True)
+class _Derivative:
+    """d A / d x at a point, as a linear operator. It does not leave a trace."""
 
-    image_shape: tuple[int, ...]
-    measurement_shape: tuple[int, ...]
+    operator: Operator
     forward: Callable[[jax.Array], jax.Array]
     adjoint: Callable[[jax.Array], jax.Array]
-    support: Callable[[], jax.Array]
+
+    @property
+    def image_shape(self):
+        return self.operator.image_shape
+
+    @property
+    def measurement_shape(self):
+        return self.operator.measurement_shape
+
+    def guess(self, y):
+        return self.adjoint(y)
+
+    def support(self):
+        return self.operator.support()
+
+    def describe(self):
+        return {'kind': 'Derivative', 'of': self.operator.describe()}
 
 
 def linearised(problem: Problem, x: jax.Array) -> Problem:
-    """The problem with the derivative of A at x, (H, W, C), in place of A.
+    """The problem with the tangent of A at x, (H, W, C), in place of A.
 
-    One whose operator is linear is handed back as it is. The measurement stays,
-    so residuals are those of the problem that it was made of.
+    A(z) is A(x) + A'(x) (z - x) there. What does not depend on z has gone into
+    the measurement, so that the operator is linear and a residual is what it was.
+    A problem whose operator is linear is handed back as it is.
     """
     operator = problem.operator
     if isinstance(operator, LinearOperator):
         return problem
-    _, forward = jax.linearize(operator.forward, x)
-    transpose = jax.linear_transpose(forward, x)
+    value, back = jax.vjp(operator.forward, x)
+    # Twice in reverse, since an operator may have no forward derivative.
+    forward = jax.linear_transpose(lambda y: back(y)[0], value)
     derivative = _Derivative(
-        operator.image_shape,
-        operator.measurement_shape,
-        forward,
-        lambda y: transpose(y)[0],
-        operator.support,
+        operator, lambda z: forward(z)[0], lambda y: back(y)[0]
     )
-    return problem.replace(operator=derivative)
+    y = problem.y - value + derivative.forward(x)
+    return problem.replace(operator=derivative, y=y)
 
 
 def _closed(x: jax.Array) -> Solved:

@@ -397,6 +397,76 @@ class SolvedTest(parameterized.TestCase):
         )
 
 
+class LinearisedTest(parameterized.TestCase):
+    """The tangent, by differences of the operator itself."""
+
+    @parameterized.parameters(
+        'high_dynamic_range', 'jpeg', 'nonlinear_deblur', 'phase_retrieval'
+    )
+    def test_it_is_a_linear_operator_and_keeps_the_residual(self, task):
+        shape = (16, 16, 3)
+        keys = jax.random.split(jax.random.key(0), 4)
+        operator = operators.make_operator(task, keys[0], shape)
+        x, z = (
+            0.5 * jax.random.normal(key, shape) for key in (keys[1], keys[2])
+        )
+        measured = problem.measure(keys[3], x, operator, 0.1)
+        linear = consistency.linearised(measured, z)
+        self.assertIsInstance(linear.operator, types.LinearOperator)
+        self.assertIs(consistency.linearised(linear, x), linear)
+        np.testing.assert_allclose(
+            linear.residual(z), measured.residual(z), atol=1e-4
+        )
+        # <A' u, v> = <u, A'^T v>
+        v = jax.random.normal(keys[3], measured.y.shape)
+        np.testing.assert_allclose(
+            jnp.vdot(linear.operator.forward(x), v),
+            jnp.vdot(x, linear.operator.adjoint(v)),
+            rtol=1e-3,
+            atol=1e-3,
+        )
+        if task in ('nonlinear_deblur', 'phase_retrieval'):
+            # The others have corners, where differences are no derivative.
+            size = 1e-2
+            step = operator.forward(z + size * x) - operator.forward(
+                z - size * x
+            )
+            found = linear.operator.forward(x)
+            np.testing.assert_allclose(
+                found, step / (2 * size), atol=0.02 * jnp.abs(found).max()
+            )
+
+    def test_the_nearest_image_to_a_bent_line_is_solved_on_its_tangent(self):
+        operator = operators.Function.of(lambda x: jnp.sin(2 * x), _SHAPE)
+        x = 0.3 * _estimate()
+        measured = problem.measure(
+            jax.random.key(1), x, operator, jnp.float32(0.1)
+        )
+        z = jnp.zeros(_SHAPE)
+        found = consistency.nearest(consistency.linearised(measured, z), z, 1.0)
+        # At 0 the tangent of sin(2 x) is 2 x.
+        expected = 2 * measured.y / (4 + 0.1**2)
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+    def test_an_operator_with_a_rule_of_its_own_for_the_way_back_will_do(self):
+        @jax.custom_vjp
+        def rounded(x):
+            return jnp.round(4 * x) / 4
+
+        rounded.defvjp(lambda x: (rounded(x), None), lambda _, y: (y,))
+        operator = operators.Function.of(rounded, _SHAPE)
+        x = _estimate()
+        measured = problem.measure(
+            jax.random.key(1), x, operator, jnp.float32(0.1)
+        )
+        linear = consistency.linearised(measured, x)
+        np.testing.assert_allclose(linear.operator.forward(x), x, atol=1e-6)
+
+    def test_what_is_linear_stays(self):
+        measured, _ = _measured('motion_deblur', 0.1)
+        self.assertIs(consistency.linearised(measured, _estimate()), measured)
+
+
 class NothingMeasuredTest(absltest.TestCase):
     def test_the_estimate_stays_with_and_without_noise(self):
         nothing = problem.nothing_measured(_SHAPE)

@@ -7,38 +7,47 @@ Tweedie's second moment gives it,
 
 and its mean given y too takes the estimate's place in the step:
 
-    z = x0_hat + C A^T (A C A^T + sigma^2 I)^{-1} (y - A x0_hat).
+    z = x0_hat + C A^T (A C A^T + sigma^2 I)^{-1} (y - A x0_hat),
 
-`pigdm` and `tmpd` put a number and a diagonal in place of C within the inverse; here
-it is C itself, by products with J^T, which stands for J: with the exact estimate J is
-symmetric. The authors solve by conjugate gradients (azula does by one iteration, if
-not told otherwise). Here each iteration adds a direction
+with sigma the standard deviation of the noise. `pigdm` puts a number in place of C
+within the inverse, and `tmpd` a diagonal; here it is C itself, by products with J^T in
+place of J: with the exact estimate J is symmetric.
 
-    d = C w,   w = A^T (r^2 A A^T + sigma^2 I)^{-1} (y - A (x0_hat + shift)),
+The authors solve by conjugate gradients, and by one iteration of it in their
+experiments. Here each iteration finds a direction d = C w, for one pass back through the
+network, and the shift z - x0_hat is that sum of all directions so far, each with a
+length of its own, which makes
 
-for one pass back through the network, and `shift` is what is most likely among the
-combinations of them, the one that makes
+    ||y - A (x0_hat + shift)||^2 + sigma^2 shift^T C^{-1} shift
 
-    ||y - A (x0_hat + shift)||^2 / sigma^2 + shift^T C^{-1} shift
+least. That takes no further passes, since C^{-1} d = w. The first w is
 
-least: a choice that asks for no more products, since C^{-1} d = w. The first direction
-is that of `pigdm`, and the size of its step, which is tuned there, is computed. r^2
-shapes directions alone, so it need not be right. It is matched: of errors with the
-variance r^2 in each pixel the residual has the power
+    A^T (r^2 A A^T + sigma^2 I)^{-1} (y - A x0_hat),
+
+which is the direction of `pigdm`, if r is its width; the length of the step along it,
+which is tuned there, is computed here. A later w is the gradient of what is made least,
+divided by its second derivative as that were if C were r^2 I:
+
+    A^T (r^2 A A^T + sigma^2 I)^{-1} (y - A (x0_hat + shift - r^2 u)) - u,
+
+u = C^{-1} shift. r^2 changes directions and nothing else, so it need not be right. It is
+taken from the residual: if the errors of the estimate have the variance r^2 and are
+independent from pixel to pixel, then the residual of a measurement of m numbers has the
+power
 
     E ||y - A x0_hat||^2 = r^2 tr(A A^T) + m sigma^2,
 
 where the trace is ||A s||^2 for random signs s (Hutchinson, 1989).
 
-One iteration falls short of z, and the next step goes on from there: a `strength`
-above 1 makes up for it (over-relaxation), 1.5 on both embedded priors. With enough
-iterations it should be 1. A need not be linear: its derivative at the estimate stands
-for it, as in a step of Gauss and Newton.
+One iteration falls short of z, and the next step goes on from there. A `strength`
+above 1 makes up for it (over-relaxation), but in the last step, which nothing follows.
+With more iterations, and for samples, it should be nearer to 1. A need not be linear:
+its tangent at the estimate stands for it, as in a step of Gauss and Newton.
 
-Where the authors sample by the transition alone, `noising='mix'` takes the step of
-DiffPIR (`diffpir`) from z. With mix = 1, as here by default, no step inherits the
-errors of the one before; what comes out is then nearer to the mean of the posterior
-than to a sample of it, as with `wiener`. `noising='transition'` is for samples.
+Where the authors take the prior's own step from z, `noising='mix'` takes that of
+DiffPIR (`diffpir`). With mix = 1, as here by default, x_s has fresh noise alone, and
+what comes out is nearer to the mean of the posterior than to a sample of it, as with
+`wiener`. `noising='transition'` is for samples.
 """
 
 import jax
@@ -54,7 +63,8 @@ from invjax.methods.base import (
 )
 from invjax.settings import Number, choice, fraction, not_negative, size
 
-# Of 1 - alpha_bar_t: a residual below the noise asks for no width at all.
+# The least r^2, as a fraction of 1 - alpha_bar_t. A residual of less power than the
+# noise has would ask for a negative one.
 _LEAST = 1e-3
 # Of conjugate gradients for a direction, where they are needed.
 _MAX_STEPS = 30
@@ -71,8 +81,8 @@ class MMPS(Method):
         mix: () fraction of fresh noise, 0 to 1, where `noising` is `mix`.
         noising: `mix` for the step of `diffpir`, or `transition`.
         iterations: directions, each for a pass back through the network. Static.
-        transition: how the prior's step is taken. Where it clips, residuals are
-            those of the clipped estimate.
+        transition: how the prior's step is taken, where `noising` is
+            `transition`; else only its `clip` is read.
     """
 
     name = 'mmps'
@@ -88,25 +98,24 @@ class MMPS(Method):
 
     def update(self, key, x_t, state, step, problem, prior):
         x0_hat, transpose, prediction = estimate_and_transpose(x_t, step, prior)
-        seen = jnp.clip(x0_hat, -1, 1) if self.transition.clip else x0_hat
-        linear = consistency.linearised(problem, seen)
+        if self.transition.clip:
+            x0_hat = jnp.clip(x0_hat, -1, 1)
+        linear = consistency.linearised(problem, x0_hat)
         to_x0 = step.noise_var_t / jnp.sqrt(step.alpha_bar_t)
         solved = self._shift(
             jax.random.fold_in(key, 1),
             linear,
-            problem.residual(seen),
+            linear.residual(x0_hat),
             lambda w: to_x0 * transpose(w),
             step,
         )
-        x_s, info = self._step(
-            key,
-            x_t,
-            x0_hat,
-            x0_hat + self.strength * solved.x,
-            prediction,
-            step,
-            problem,
+        # Nothing comes after the last step to take back what goes too far.
+        is_last = step.noise_var_s == 0
+        strength = jnp.where(
+            is_last, jnp.minimum(self.strength, 1), self.strength
         )
+        z = x0_hat + strength * solved.x
+        x_s, info = self._step(key, x_t, x0_hat, z, prediction, step, problem)
         info = info._replace(solver_residual=solved.relative_residual)
         return x_s, state, info
 
@@ -115,21 +124,21 @@ class MMPS(Method):
         variance = jnp.clip(
             matched_variance(key, problem, residual),
             _LEAST * step.noise_var_t,
-            # Of x_t / sqrt(alpha_bar_t), than which no estimate need be worse.
+            # The error of x_t / sqrt(alpha_bar_t): an estimate is no worse.
             step.noise_var_t / step.alpha_bar_t,
         )
-        images, directions, moved = [], [], []
+        images, directions, moved, left_over = [], [], [], []
         shift = image = jnp.zeros(problem.image_shape)
         for _ in range(self.iterations):
-            # The loss' gradient, with r^2 I for C in what it is divided by.
             left = residual - problem.operator.forward(shift - variance * image)
             solved = consistency.solve_correction(
                 problem, left, variance, max_steps=_MAX_STEPS
             )
+            left_over.append(solved.relative_residual)
             images.append(solved.x - image)
             directions.append(covariance(images[-1]))
             moved.append(problem.operator.forward(directions[-1]))
-            lengths = _likeliest(
+            lengths = _best_lengths(
                 *(jnp.stack(v) for v in (images, directions, moved)),
                 residual,
                 problem.noise_std**2,
@@ -138,7 +147,8 @@ class MMPS(Method):
                 jnp.tensordot(lengths, jnp.stack(v), 1)
                 for v in (directions, images)
             )
-        return solved._replace(x=shift)
+        worst = jnp.max(jnp.stack(left_over))
+        return solved._replace(x=shift, relative_residual=worst)
 
     def _step(self, key, x_t, x0_hat, z, prediction, step, problem):
         """From z to x_s, with Info."""
@@ -156,7 +166,7 @@ class MMPS(Method):
 
 
 def matched_variance(key, problem, residual) -> jax.Array:
-    """r^2, (), by the power of a residual; below 0 for one below the noise.
+    """r^2, (), by the power of a residual; negative if the noise has more.
 
     Args:
         key: of the signs that the trace is estimated by.
@@ -169,8 +179,8 @@ def matched_variance(key, problem, residual) -> jax.Array:
     return power / jnp.maximum(trace, 1e-12)
 
 
-def _likeliest(images, directions, moved, residual, noise_var):
-    """Lengths (K,) of the directions whose sum is most likely.
+def _best_lengths(images, directions, moved, residual, noise_var):
+    """Lengths (K,) of the directions with which their sum is best.
 
     Args:
         images: (K, H, W, C), C^{-1} of each direction.
@@ -182,14 +192,13 @@ def _likeliest(images, directions, moved, residual, noise_var):
     moved, images, directions = (
         v.reshape(flat) for v in (moved, images, directions)
     )
-    # J is symmetric and has no negative eigenvalue but for the network's errors.
     energy = images @ directions.T
-    energy = (energy + energy.T) / 2
+    # C is symmetric and positive but for the network's errors. A direction that
+    # shows them is left out.
     kept = jnp.diag(energy) > 0
-    energy *= kept[:, None] * kept
+    moved *= kept[:, None]
+    energy = (energy + energy.T) / 2 * kept[:, None] * kept
     system = moved @ moved.T + noise_var * energy
     ridge = _RIDGE * jnp.trace(system) / len(system) + 1e-12
-    falls = moved @ residual.ravel()
-    lengths = jnp.linalg.solve(system + ridge * jnp.eye(len(system)), falls)
-    # One that goes the wrong way is no way at all.
-    return jnp.maximum(lengths, 0) if len(system) == 1 else lengths
+    system += ridge * jnp.eye(len(system))
+    return jnp.linalg.solve(system, moved @ residual.ravel())

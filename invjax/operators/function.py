@@ -18,7 +18,7 @@ class Function(BaseOperator):
         operator = Function.of(lambda x: jnp.tanh(3 * x), image_shape)
 
     Methods that only need a differentiable forward map can use it: `dps`,
-    `score_ald`, `reddiff`, `daps --draw=langevin`, `sdedit`.
+    `mmps`, `score_ald`, `reddiff`, `daps --draw=langevin`, `sdedit`.
 
     Attributes:
         function: (x, *arguments) -> y, by JAX. It is part of the compiled

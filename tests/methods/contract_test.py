@@ -314,7 +314,10 @@ class SettingsMatterTest(parameterized.TestCase):
     def test_of_the_transition_it_reads_what_it_says(self, name):
         # Two transitions give one program if what differs is not read.
         cls = METHODS[name]
-        own = {'ddnm': {'noise_model': 'plain'}}.get(name, {})
+        own = {
+            'ddnm': {'noise_model': 'plain'},
+            'mmps': {'noising': 'transition'},
+        }.get(name, {})
         case = dense.case_of('random_inpainting', 0.1)
         prior = dense.LearnedVariance.of(case.prior, 0.5)
         x_t, state = cls.of(own).start(dense.KEY, case.problem, case.steps)

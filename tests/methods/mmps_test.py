@@ -10,6 +10,7 @@ from invjax import problem
 from invjax.diffusion import Transition
 from invjax.methods.mmps import MMPS, matched_variance
 from invjax.priors import gaussian
+from invjax.types import Prediction
 from tests.methods import dense
 
 _SHAPE = (4, 4, 1)
@@ -36,6 +37,17 @@ class Curved:
 
     def describe(self):
         return {'kind': 'Curved'}
+
+
+@flax.struct.dataclass
+class Backwards(gaussian.GaussianPrior):
+    """A prior whose estimate moves against x_t, as no exact one does."""
+
+    def __call__(self, x_t, t):
+        alpha_bar_t = jnp.asarray(self.alpha_bar, jnp.float32)[t]
+        # Of it x0_hat is -x_t.
+        eps = (1 + jnp.sqrt(alpha_bar_t)) * x_t / jnp.sqrt(1 - alpha_bar_t)
+        return Prediction(eps, None)
 
 
 def with_operator(case, operator, noise_std=0.3):
@@ -203,6 +215,37 @@ class ShiftTest(parameterized.TestCase):
         )
         np.testing.assert_allclose(more, 1.7 * one, rtol=1e-2, atol=1e-3)
 
+    def test_a_direction_along_which_nothing_varies_is_left_out(self):
+        case = dense.case_of('gaussian_deblur')
+        case = case._replace(prior=Backwards(**vars(case.prior)))
+        x_t = dense.points(1)[0]
+        for iterations in (1, 2):
+            found = shift_of(unclipped(iterations=iterations), case, 3, x_t)
+            np.testing.assert_allclose(found, 0, atol=1e-3)
+
+    def test_where_nothing_is_measured_there_is_none(self):
+        case = dense.case_of('random_inpainting')._replace(
+            problem=problem.nothing_measured(_SHAPE)
+        )
+        x_t = dense.points(1)[0]
+        for iterations in (1, 2):
+            found = shift_of(unclipped(iterations=iterations), case, 3, x_t)
+            np.testing.assert_allclose(found, 0, atol=1e-4)
+
+    def test_what_no_solver_reached_shows(self):
+        case = dense.case_of('dense')
+        x_t = dense.points(1)[0]
+        one, more = (
+            float(
+                dense.update(unclipped(iterations=n), case, 3, x_t)[
+                    2
+                ].solver_residual
+            )
+            for n in (1, 3)
+        )
+        self.assertGreater(one, 0)
+        self.assertGreaterEqual(more, one)
+
     def test_without_noise_it_is_finite_and_explains_what_it_can(self):
         case = dense.case_of('random_inpainting', 0.0)
         x_t = dense.points(1)[0]
@@ -278,7 +321,33 @@ class StepTest(absltest.TestCase):
         self.assertLess(np.max(np.abs(found.mean(0) - mean) / std), 5 / 20)
         np.testing.assert_allclose(found.std(0), std, rtol=0.2)
 
-    def test_both_estimates_are_clipped(self):
+    def test_it_goes_on_from_the_clipped_estimate(self):
+        # With next to no noise what is measured is known, wherever the estimate
+        # was: far out of range it must not lag behind by what was clipped.
+        case = dense.case_of('random_inpainting', 1e-3)
+        x_t = 4 * dense.points(1)[0]
+        estimate = case.estimate(case.at(5).a)
+        x_0 = estimate.matrix @ x_t + estimate.offset
+        seen = np.ravel(case.problem.operator.support()) > 0
+        self.assertGreater(np.abs(x_0[seen]).max(), 1.2)
+        exact = MMPS(iterations=8, strength=1.0, noising='transition')
+        found = np.ravel(dense.update(exact, case, 5, x_t)[0])
+        np.testing.assert_allclose(
+            found[seen],
+            np.clip(np.ravel(case.problem.y)[seen], -1, 1),
+            atol=0.02,
+        )
+
+    def test_the_last_step_is_not_stretched(self):
+        case = dense.case_of('random_inpainting', 0.1)
+        x_t = dense.points(1)[0]
+        one, more = (
+            np.ravel(dense.update(unclipped(strength=s), case, 5, x_t)[0])
+            for s in (1.0, 1.7)
+        )
+        np.testing.assert_array_equal(one, more)
+
+    def test_it_is_clipped(self):
         case = dense.case_of('gaussian_deblur')
         x_t = 3 * dense.points(1)[0]
         for noising in ('transition', 'mix'):
