@@ -151,7 +151,7 @@ def linearised(problem: Problem, x: jax.Array) -> Problem:
         operator, lambda z: forward(z)[0], lambda y: back(y)[0]
     )
     y = problem.y - value + derivative.forward(x)
-    return problem.replace(operator=derivative, y=y)
+    return dataclasses.replace(problem, operator=derivative, y=y)
 
 
 def _closed(x: jax.Array) -> Solved:

@@ -51,7 +51,7 @@ class Method(Settings):
     # Values of hyperparameters that `tune` goes over where no grid is given.
     tuning_grid: ClassVar[Mapping[str, tuple[float, ...]]] = {}
     # Settings that `validate` tries on the closed-form posteriors.
-    validation_settings: ClassVar[tuple[Mapping[str, float], ...]] = ({},)
+    validation_settings: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
 
     transition: Transition = dataclasses.field(default=ANCESTRAL, kw_only=True)
 

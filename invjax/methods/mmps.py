@@ -139,7 +139,9 @@ class MMPS(Method):
             directions.append(covariance(images[-1]))
             moved.append(problem.operator.forward(directions[-1]))
             lengths = _best_lengths(
-                *(jnp.stack(v) for v in (images, directions, moved)),
+                jnp.stack(images),
+                jnp.stack(directions),
+                jnp.stack(moved),
                 residual,
                 problem.noise_std**2,
             )
@@ -157,7 +159,7 @@ class MMPS(Method):
                 key, x_t, x0_hat, z, prediction, step, problem, self.transition
             )
         if self.transition.clip:
-            x0_hat, z = (jnp.clip(x, -1, 1) for x in (x0_hat, z))
+            z = jnp.clip(z, -1, 1)
         noise = jax.random.normal(key, x_t.shape)
         x_s, plain = (
             renoise(x_t, x_0, step, self.mix, noise) for x_0 in (z, x0_hat)
