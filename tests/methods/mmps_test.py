@@ -41,12 +41,20 @@ class Curved:
 
 @flax.struct.dataclass
 class Backwards(gaussian.GaussianPrior):
-    """A prior whose estimate moves against x_t, as no exact one does."""
+    """A prior whose estimate moves against x_t, as no exact one does.
+
+    It has one field more than its base: two dataclasses of Flax that differ in their
+    class alone have structures that JAX 0.10.2 holds for equal, though not their
+    hashes, and now and then it runs the program of the other.
+    """
+
+    sign: float = -1.0
 
     def __call__(self, x_t, t):
         alpha_bar_t = jnp.asarray(self.alpha_bar, jnp.float32)[t]
-        # Of it x0_hat is -x_t.
-        eps = (1 + jnp.sqrt(alpha_bar_t)) * x_t / jnp.sqrt(1 - alpha_bar_t)
+        # Of it x0_hat is sign x_t.
+        eps = (1 - self.sign * jnp.sqrt(alpha_bar_t)) * x_t
+        eps = eps / jnp.sqrt(1 - alpha_bar_t)
         return Prediction(eps, None)
 
 
