@@ -41,8 +41,9 @@ where the trace is ||A s||^2 for random signs s (Hutchinson, 1989).
 
 One iteration falls short of z, and the next step goes on from there. A `strength`
 above 1 makes up for it (over-relaxation), but in the last step, which nothing follows.
-With more iterations, and for samples, it should be nearer to 1. A need not be linear:
-its tangent at the estimate stands for it, as in a step of Gauss and Newton.
+1.5 is from sweeps over four faces (docs/evidence.md). For samples it should be 1. A need
+not be linear: its tangent at the estimate stands for it, as in a step of Gauss and
+Newton.
 
 Where the authors take the prior's own step from z, `noising='mix'` takes that of
 DiffPIR (`diffpir`). With mix = 1, as here by default, x_s has fresh noise alone, and

@@ -285,19 +285,19 @@ class ShiftTest(parameterized.TestCase):
 
 
 class StepTest(absltest.TestCase):
-    def test_that_of_the_transition_is_from_the_corrected_estimate(self):
+    def assert_drawn_from(self, method, step):
+        """Hold x_s over many keys against a step from the corrected estimate."""
         case = dense.case_of('random_inpainting')
         x_t = dense.points(1)[0]
         level = case.at(3)
         estimate = case.estimate(level.a)
         x_0 = estimate.matrix @ x_t + estimate.offset
         x_0 = x_0 + shift_of(unclipped(), case, 3, x_t)
-        expected = dense.ancestral(
-            dense.Affine(np.zeros((16, 16)), x_0), case.x_t, level
-        )
+        corrected = dense.Affine(np.zeros((16, 16)), x_0)
+        expected = step(corrected, case.x_t, level)
         found = np.stack(
             [
-                np.ravel(dense.update(unclipped(), case, 3, x_t, key)[0])
+                np.ravel(dense.update(method, case, 3, x_t, key)[0])
                 for key in jax.random.split(dense.KEY, 400)
             ]
         )
@@ -306,28 +306,15 @@ class StepTest(absltest.TestCase):
         self.assertLess(np.max(np.abs(found.mean(0) - mean) / std), 5 / 20)
         np.testing.assert_allclose(found.std(0), std, rtol=0.2)
 
+    def test_that_of_the_transition_is_from_the_corrected_estimate(self):
+        self.assert_drawn_from(unclipped(), dense.ancestral)
+
     def test_mixed_noise_goes_on_the_corrected_estimate(self):
         # Zhu et al. (2023), Algorithm 1, lines 5 and 6.
-        case = dense.case_of('random_inpainting')
-        x_t = dense.points(1)[0]
-        level = case.at(3)
-        estimate = case.estimate(level.a)
-        x_0 = estimate.matrix @ x_t + estimate.offset
-        x_0 = x_0 + shift_of(unclipped(), case, 3, x_t)
-        expected = dense.renoised(
-            dense.Affine(np.zeros((16, 16)), x_0), case.x_t, level, 0.3
+        self.assert_drawn_from(
+            unclipped(noising='mix', mix=0.3),
+            lambda x_0, x_t, level: dense.renoised(x_0, x_t, level, 0.3),
         )
-        mixed = unclipped(noising='mix', mix=0.3)
-        found = np.stack(
-            [
-                np.ravel(dense.update(mixed, case, 3, x_t, key)[0])
-                for key in jax.random.split(dense.KEY, 400)
-            ]
-        )
-        mean = expected.matrix @ x_t + expected.offset
-        std = np.sqrt(np.diag(expected.covariance))
-        self.assertLess(np.max(np.abs(found.mean(0) - mean) / std), 5 / 20)
-        np.testing.assert_allclose(found.std(0), std, rtol=0.2)
 
     def test_it_goes_on_from_the_clipped_estimate(self):
         # With next to no noise what is measured is known, wherever the estimate
