@@ -215,6 +215,27 @@ class ShiftTest(parameterized.TestCase):
         self.assertLess(losses[1], losses[0])
         self.assertLess(losses[2], losses[1])
 
+    def test_a_residual_below_the_noise_asks_for_hardly_any_width(self):
+        # Of r^2 next to 0 the direction is C A^T (y - A x0_hat), up to a factor.
+        case = dense.case_of('gaussian_deblur')
+        x_t = dense.points(1)[0]
+        residual = 0.01 * residual_of(case, 5, x_t)
+        covariance = case.posterior_covariance(case.at(5).a)
+        expected = covariance @ case.matrix.T @ residual
+        shift = unclipped()._shift(
+            dense.KEY,
+            case.problem,
+            jnp.asarray(residual, jnp.float32).reshape(_SHAPE),
+            lambda w: (
+                jnp.asarray(covariance, jnp.float32) @ w.ravel()
+            ).reshape(_SHAPE),
+            case.row(5),
+        )
+        found = np.ravel(shift.x).astype(np.float64)
+        cosine = found @ expected
+        cosine /= np.linalg.norm(found) * np.linalg.norm(expected)
+        self.assertGreater(cosine, 0.9999)
+
     def test_strength_is_a_factor(self):
         case = dense.case_of('dense')
         x_t = dense.points(1)[0]
