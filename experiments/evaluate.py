@@ -45,7 +45,8 @@ FLAGS.strings(
     'methods',
     ['sdedit', 'score_ald', 'dps'],
     'Names; or all, which leaves out unconditional. dps:100 is a method at its '
-    'own number of steps. A method that cannot do a task has a dash in the '
+    'own number of steps, and dps:zeta=3 or dps:100:zeta=3:clip=false one with '
+    'settings of its own. A method that cannot do a task has a dash in the '
     'table.',
 )
 FLAGS.strings(

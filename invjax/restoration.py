@@ -160,10 +160,11 @@ def _best_of_table(card, problem: Problem, aim: str):
             return None, f'{whose} has no table of choices'
         return None, f'the choices of {whose} have nothing for {aim} on {task}'
     method = method_class(entry['method']).of(entry['settings'])
+    line = entry.get('line', method.name)
     starts = entry.get('starts', 1)
     number = f' and {starts} starts' if starts > 1 else ''
     words = (
-        f'{method.name} with {entry["num_steps"]}{number}, best of {entry["of"]} '
+        f'{line} with {entry["num_steps"]}{number}, best of {entry["of"]} '
         f'runs for {aim} on {problem.task}: {entry["psnr"]:.2f} dB, '
         f'LPIPS {entry["lpips"]:.3f}, {entry["evaluations"]} passes over '
         f'{entry["faces"]} faces of {entry["date"]}'

@@ -12,6 +12,8 @@ steps, settings, scores, costs, the number of faces, the date, and the command.
     speed        the fewest passes of the network, back and forth, among the runs
                  whose PSNR is at most 1 dB below the highest
 
+For the first two, 0.05 dB and 0.001 count as a tie, which fewer passes decide.
+
 There is no entry for `samples`, whose measure is coverage: that is in
 `calibration.toml` of the same folder.
 """
@@ -27,6 +29,8 @@ from invjax.study.plan import MEASUREMENT
 
 # dB below the highest PSNR that `speed` may cost.
 SPEED_LOSS = 1.0
+# dB and LPIPS that are not worth more passes.
+_TIE = {'psnr': 0.05, 'perception': 0.001}
 
 
 def table(paths: Sequence[str | os.PathLike]) -> str:
@@ -80,19 +84,23 @@ def _evaluations(row: Mapping) -> float:
 
 def _best(rows: Sequence[Mapping]) -> dict[str, Mapping]:
     """Aim to the row that serves it best."""
-    best = max(rows, key=lambda row: _mean(row, 'psnr'))
-    near = [
-        row
-        for row in rows
-        if _mean(row, 'psnr') >= _mean(best, 'psnr') - SPEED_LOSS
-    ]
-    return {
-        'psnr': best,
-        'perception': min(rows, key=lambda row: _mean(row, 'lpips_alex')),
-        'speed': min(
-            near, key=lambda row: (_evaluations(row), -_mean(row, 'psnr'))
-        ),
+    psnrs = [_mean(row, 'psnr') for row in rows]
+    lpips = [_mean(row, 'lpips_alex') for row in rows]
+    good_enough = {
+        'psnr': [p >= max(psnrs) - _TIE['psnr'] for p in psnrs],
+        'perception': [v <= min(lpips) + _TIE['perception'] for v in lpips],
+        'speed': [p >= max(psnrs) - SPEED_LOSS for p in psnrs],
     }
+
+    def cost(i):
+        value = lpips[i] if aim == 'perception' else -psnrs[i]
+        return _evaluations(rows[i]), value
+
+    best = {}
+    for aim, are_good in good_enough.items():
+        candidates = [i for i, is_good in enumerate(are_good) if is_good]
+        best[aim] = rows[min(candidates, key=cost)]
+    return best
 
 
 def _entry(aim, row, num_runs, found) -> dict[str, Any]:
@@ -100,6 +108,8 @@ def _entry(aim, row, num_runs, found) -> dict[str, Any]:
         'task': row['task'],
         'aim': aim,
         'method': row['method'],
+        # In words, where it has settings of its own: `mmps iterations 2`.
+        **_line(row),
         'num_steps': row['num_steps'],
         'settings': row['settings'],
         'psnr': round(_mean(row, 'psnr'), 2),
@@ -112,6 +122,11 @@ def _entry(aim, row, num_runs, found) -> dict[str, Any]:
         'date': found['date'][:10],
         'command': _command(found['flags']),
     }
+
+
+def _line(row) -> dict[str, str]:
+    line = row.get('line', row['method'])
+    return {} if line == row['method'] else {'line': line}
 
 
 def _starts(flags) -> dict[str, int]:
@@ -184,7 +199,10 @@ def page(card: Card, results: str) -> str:
         'of the network back and forth; means over tuning faces, which no table '
         'of [results.md](results.md)',
         'reports on. `speed` has the fewest passes within '
-        f'{SPEED_LOSS:g} dB of the highest PSNR.',
+        f'{SPEED_LOSS:g} dB of the highest PSNR, `psnr` those within '
+        f'{_TIE["psnr"]:g} dB',
+        f'of it, and `perception` those within {_TIE["perception"]:g} of the '
+        'lowest LPIPS.',
         '',
         f'Not measured: {", ".join(f"`{t}`" for t in missing) or "none"}. There, '
         'and for a prior without such a file, `auto`',
@@ -203,7 +221,7 @@ def page(card: Card, results: str) -> str:
     for c in card.choices:
         starts = f', {c["starts"]} starts' if 'starts' in c else ''
         lines.append(
-            f'| `{c["task"]}` | {c["aim"]} | `{c["method"]}` '
+            f'| `{c["task"]}` | {c["aim"]} | `{_name(c)}` '
             f'| {c["num_steps"]}{starts} | {c["psnr"]:.2f} | {c["lpips"]:.3f} '
             f'| {c["evaluations"]} | {c["faces"]} | {c["of"]} runs |'
         )
@@ -212,6 +230,10 @@ def page(card: Card, results: str) -> str:
     commands = dict.fromkeys((c['command'], c['date']) for c in card.choices)
     lines += [f'- `{command}` ({date})' for command, date in commands]
     return '\n'.join(lines) + '\n'
+
+
+def _name(choice: Mapping) -> str:
+    return choice.get('line', choice['method'])
 
 
 # What a choice may lose to the best row: dB, and LPIPS.
@@ -243,8 +265,9 @@ def held_against(card: Card, results: str) -> list[str]:
         f'{_AIMED["perception"][1]:g} of LPIPS. A dash: that table lacks the '
         'choice.',
         '',
-        '| task | aim | auto | there | best | there | behind | near |',
-        '| --- ' * 8 + '|',
+        '| task | aim | auto | steps | there | best | steps | there | behind '
+        '| near |',
+        '| --- ' * 10 + '|',
     ]
     near, known = 0, 0
     for c in card.choices:
@@ -258,9 +281,13 @@ def held_against(card: Card, results: str) -> list[str]:
             row
             for row in rows
             if (row['method'], row['steps'])
-            == (f'`{c["method"]}`', str(c['num_steps']))
+            == (f'`{_name(c)}`', str(c['num_steps']))
         ]
-        shown = [best['method'], _plain(best[column])]
+        shown = [
+            best['method'],
+            best['steps'],
+            _plain(best[column]),
+        ]
         if own:
             behind = abs(_first(best[column]) - _first(own[0][column]))
             is_near = round(behind, 4) <= most
@@ -269,7 +296,8 @@ def held_against(card: Card, results: str) -> list[str]:
             end = [f'{behind:.3f}', 'yes' if is_near else 'no']
         else:
             there, end = '-', ['-', '-']
-        cells = [f'`{c["task"]}`', c['aim'], f'`{c["method"]}`', there]
+        chosen = [f'`{_name(c)}`', c['num_steps'], there]
+        cells = [f'`{c["task"]}`', c['aim'], *map(str, chosen)]
         lines.append(f'| {" | ".join([*cells, *shown, *end])} |')
     lines += ['', f'{near} of {known} are near.']
     return lines

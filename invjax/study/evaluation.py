@@ -23,7 +23,7 @@ from invjax.methods import METHODS, Method
 from invjax.study import running, summaries
 from invjax.study.cells import PassingFolder, cell_id, read, read_picture
 from invjax.study.plan import MEASUREMENT, Data, Plan, make_data
-from invjax.study.summaries import setting_words, words
+from invjax.study.summaries import Setting, setting_words, words
 
 # Scores to what is better the larger it is, where a table has the best in bold.
 BETTER: dict[str, Callable[[float], float]] = {
@@ -44,10 +44,12 @@ class Run(NamedTuple):
         method: a name or a class, which have the prior's defaults for each
             task, or a value.
         num_steps: any form that `schedule.respace` takes.
+        settings: (name, value) pairs, flat, on top of the method's.
     """
 
     method: str | type[Method] | Method
     num_steps: int | str = 100
+    settings: tuple[tuple[str, Any], ...] = ()
 
     @property
     def name(self) -> str:
@@ -58,9 +60,16 @@ class Run(NamedTuple):
     def line(self) -> str:
         """What tells it from runs of other methods, at any number of steps."""
         if not isinstance(self.method, Method):
-            return self.name
-        words = setting_words(self.method.settings(), self.name)
-        return f'{self.name} {words}'.strip()
+            return Setting(self.name, self.settings).line()
+        of_value = {**self.method.settings(), **dict(self.settings)}
+        return f'{self.name} {setting_words(of_value, self.name)}'.strip()
+
+    def resolve(self, prior=None, task=None, settings=None) -> Method:
+        """The method with all its settings; see `restoration.resolve`."""
+        more = {**(settings or {}), **dict(self.settings)}
+        return restoration.resolve(
+            self.method, prior, task, self.num_steps, more
+        ).method
 
 
 class Row(NamedTuple):
@@ -174,7 +183,7 @@ def evaluate(
         prior: see `invjax.load_prior`.
         tasks: names.
         methods: names and classes, which have the prior's defaults for each
-            task, or values; a Run has its own number of steps.
+            task, or values; a Run has its own number of steps and settings.
         num_steps: any form that `schedule.respace` takes, or several: each
             method is run at each of them.
         noise_std, noise, noise_parameters: see `invjax.measure`.
@@ -221,11 +230,7 @@ def evaluate(
         plans = [
             Plan(
                 task,
-                (
-                    restoration.resolve(
-                        run.method, prior, task, run.num_steps, settings
-                    ).method,
-                ),
+                (run.resolve(prior, task, settings),),
                 run.num_steps,
                 (noise_std,),
                 {'noise': noise, **(noise_parameters or {})},
@@ -274,7 +279,7 @@ def check(
     for task in tasks:
         operators.check_names(task, ())
     for run in runs:
-        restoration.resolve(run.method, settings=settings)
+        run.resolve(settings=settings)
         schedule.respace(run.num_steps)
     for name, asked in (
         ('calibration', calibration),
@@ -311,20 +316,44 @@ def make_runs(
 def parse_runs(
     names: Sequence[str], steps: Sequence[str], num_steps: str
 ) -> list[Run]:
-    """Runs of texts such as `dps`, `all` and `dps:100`.
+    """Runs of texts: `dps`, `all`, `dps:100`, `dps:100:zeta=3` or `dps:zeta=3`.
 
     Args:
-        names: of methods, each with its own number of steps or without.
+        names: of methods, each with its own number of steps or without, and
+            with settings or without.
         steps: numbers of steps for those without.
         num_steps: instead of them where there are none.
+
+    Raises:
+        ValueError: for two numbers of steps, or two values of a setting.
     """
     able = [name for name in METHODS if name != 'unconditional']
     runs = []
     for text in names:
-        name, _, own = text.partition(':')
-        numbers = [own] if own else list(steps) or [num_steps]
-        runs += [Run(m, n) for m in expand([name], able) for n in numbers]
+        name, *more = text.split(':')
+        own = [part for part in more if '=' not in part]
+        pairs = [part.partition('=')[::2] for part in more if '=' in part]
+        if len(own) > 1 or len(dict(pairs)) < len(pairs):
+            raise ValueError(
+                'a method may have one number of steps and each setting once, '
+                f'as dps:100:zeta=3, got {text!r}.'
+            )
+        settings = tuple((n, _parse_value(v)) for n, v in pairs)
+        numbers = own or list(steps) or [num_steps]
+        runs += [
+            Run(m, n, settings) for m in expand([name], able) for n in numbers
+        ]
     return [*dict.fromkeys(runs)]
+
+
+def _parse_value(text: str) -> Any:
+    """A setting of a text; whether it may have that value is checked later."""
+    if text in ('true', 'false'):
+        return text == 'true'
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def expand(names: Sequence[str], every: Sequence[str]) -> list[str]:
@@ -456,6 +485,7 @@ def _as_data(row: Row) -> dict:
         'task': row.task,
         'method': row.method,
         'num_steps': row.num_steps,
+        'line': row.line or row.method,
         'can_do': bool(row.cells),
         'num_cells': len(row.cells),
         'settings': row.settings,

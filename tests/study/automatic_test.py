@@ -78,6 +78,28 @@ class TableTest(absltest.TestCase):
             '--num_images=4 --noise_std=0.1 --lpips=alex',
         )
 
+    def test_what_is_as_good_for_fewer_passes_is_taken(self):
+        rows = [
+            row('dps', 30.0, 0.0500, 40, 40),
+            row('pnp_admm', 29.96, 0.0509, 13),
+            row('wiener', 29.94, 0.0511, 5),
+        ]
+        text = automatic.table([written(self.folder, rows)])
+        chosen = {c['aim']: c['method'] for c in tomllib.loads(text)['choice']}
+        self.assertEqual(
+            chosen,
+            {'psnr': 'pnp_admm', 'perception': 'pnp_admm', 'speed': 'wiener'},
+        )
+
+    def test_settings_of_its_own_are_in_its_line(self):
+        own = {**row('mmps', 30.0, 0.05, 20), 'line': 'mmps iterations 2'}
+        other = {**row('dps', 20.0, 0.04, 20), 'line': 'dps'}
+        path = written(self.folder, [own, other])
+        psnr, perception, _ = tomllib.loads(automatic.table([path]))['choice']
+        self.assertEqual(psnr['method'], 'mmps')
+        self.assertEqual(psnr['line'], 'mmps iterations 2')
+        self.assertNotIn('line', perception)
+
     def test_a_task_in_two_files_is_refused(self):
         paths = [
             written(self.folder, [row('dps', 1.0, 1.0, 1)], name)
@@ -124,10 +146,8 @@ class HeldAgainstTest(absltest.TestCase):
 """
 
     def lines(self, *choices):
-        choices = [
-            dict(zip(('aim', 'method', 'num_steps'), c, strict=True))
-            for c in choices
-        ]
+        names = 'aim', 'method', 'num_steps', 'line'
+        choices = [dict(zip(names, c, strict=False)) for c in choices]
         card = Card(
             {'name': 'small'},
             choices=tuple({'task': 'denoising', **c} for c in choices),
@@ -140,19 +160,26 @@ class HeldAgainstTest(absltest.TestCase):
         )
         self.assertEqual(
             one,
-            '| `denoising` | psnr | `wiener` | 36.45 +- 0.08 | `dps` '
-            '| 36.50 +- 0.05 | 0.050 | yes |',
+            '| `denoising` | psnr | `wiener` | quad20 | 36.45 +- 0.08 | `dps` '
+            '| 100 | 36.50 +- 0.05 | 0.050 | yes |',
         )
         self.assertEqual(
             other,
-            '| `denoising` | perception | `dps` | 0.006 +- 0.000 | `wiener` '
-            '| 0.003 +- 0.000 | 0.003 | no |',
+            '| `denoising` | perception | `dps` | 100 | 0.006 +- 0.000 '
+            '| `wiener` | quad20 | 0.003 +- 0.000 | 0.003 | no |',
         )
         self.assertEqual(count, '1 of 2 are near.')
 
     def test_a_choice_that_the_table_lacks_has_a_dash(self):
         *_, row, _, count = self.lines(('psnr', 'wiener', 'quad50'))
-        self.assertIn('| `wiener` | - | `dps` |', row)
+        self.assertIn('| `wiener` | quad50 | - | `dps` | 100 |', row)
+        self.assertEqual(count, '0 of 0 are near.')
+
+    def test_settings_of_its_own_make_it_another_row(self):
+        *_, row, _, count = self.lines(
+            ('psnr', 'wiener', 'quad20', 'wiener spread 2')
+        )
+        self.assertIn('| `wiener spread 2` | quad20 | - |', row)
         self.assertEqual(count, '0 of 0 are near.')
 
 
@@ -219,6 +246,11 @@ class ChooseTest(parameterized.TestCase):
         )
         self.assertIn('best of 3 runs for speed', chosen.words)
         self.assertNotIn('noise', chosen.words)
+
+    def test_its_line_is_named_where_it_has_one(self):
+        entry = {**self.CARD.choices[0], 'line': 'dps zeta 2.5'}
+        chosen = self.choose('speed', card=Card({}, choices=(entry,)))
+        self.assertStartsWith(chosen.words, 'dps zeta 2.5 with 7, best of')
 
     def test_it_says_where_the_entry_is_of_other_noise(self):
         measured = self.measured().replace(noise_std=jnp.float32(0.3))

@@ -177,6 +177,18 @@ class RunsTest(absltest.TestCase):
             'dps zeta 3, normalise gradient',
         )
 
+    def test_settings_of_a_run_are_of_its_line_and_its_method(self):
+        of_name = Run('dps', 5, (('zeta', 3.0),))
+        self.assertEqual(of_name.line, 'dps zeta 3')
+        self.assertEqual(of_name.resolve(), invjax.dps(zeta=3.0))
+        # A run's own come last.
+        self.assertEqual(
+            of_name.resolve(settings={'zeta': 1.0, 'clip': False}),
+            invjax.dps.of({'zeta': 3.0, 'clip': False}),
+        )
+        of_value = Run(invjax.dps(normalise='gradient'), 5, (('zeta', 3.0),))
+        self.assertEqual(of_value.line, 'dps zeta 3, normalise gradient')
+
 
 class RefusalTest(parameterized.TestCase):
     @parameterized.named_parameters(

@@ -225,9 +225,23 @@ class EvaluationTest(parameterized.TestCase):
         self.assertEqual(
             evaluation.parse_runs(['dps'], [], '100'), [Run('dps', '100')]
         )
+        self.assertEqual(
+            evaluation.parse_runs(
+                ['dps:zeta=3:clip=false', 'ddrm:5:transition=ddim'], ['7'], '9'
+            ),
+            [
+                Run('dps', '7', (('zeta', 3.0), ('clip', False))),
+                Run('ddrm', '5', (('transition', 'ddim'),)),
+            ],
+        )
         every = evaluation.parse_runs(['all', 'dps'], [], '9')
         self.assertLen(every, len(set(every)))
         self.assertNotIn('unconditional', [r.name for r in every])
+
+    @parameterized.parameters('dps:5:6', 'dps:zeta=1:zeta=2')
+    def test_a_run_of_two_minds_is_refused(self, text):
+        with self.assertRaisesRegex(ValueError, f'got {text!r}'):
+            evaluation.parse_runs([text], [], '9')
 
     @parameterized.parameters(
         ({'num_samples': 1, 'calibration': True}, 'calibration needs'),
@@ -239,6 +253,8 @@ class EvaluationTest(parameterized.TestCase):
         ({'tasks': ['nothing']}, 'task must be one of'),
         ({'runs': [Run('nothing')]}, 'method must be one of'),
         ({'runs': [Run('dps', 'five')]}, 'num_steps must be a number'),
+        ({'runs': [Run('dps', 5, (('zeta', -1.0),))]}, 'zeta of dps must be'),
+        ({'runs': [Run('dps', 5, (('lam', 1.0),))]}, "hyperparameter 'lam'"),
     )
     def test_what_cannot_be_is_refused_before_any_work(self, asked, sentence):
         fields = {
