@@ -77,6 +77,13 @@ class CountTest(parameterized.TestCase):
             for name in ('mcg', 'pigdm', 'mmps', 'c_pigdm')
         ),
         ('mmps', 4, {'iterations': 3}, (4, 12)),
+        # A draw of C takes the products, and one is moved as a mean is.
+        (
+            'mmps',
+            4,
+            {'noising': 'sample', 'products': 2, 'iterations': 3},
+            (4, 20),
+        ),
         # A stop that is never met: 3 steps of Adam and the estimate after them.
         ('sitcom', 4, {'inner_steps': 3, 'delta': 0}, (16, 16)),
         # J^T is applied once for the variance and once for the score, where

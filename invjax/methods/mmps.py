@@ -41,20 +41,32 @@ where the trace is ||A s||^2 for random signs s (Hutchinson, 1989).
 
 One iteration falls short of z, and the next step goes on from there. A `strength`
 above 1 makes up for it (over-relaxation), but in the last step, which nothing follows.
-1.5 is from sweeps over four faces (docs/evidence.md). For samples it should be 1. A need
-not be linear: its tangent at the estimate stands for it, as in a step of Gauss and
-Newton.
+1.5 is from sweeps over four faces (docs/evidence.md). A need not be linear: its tangent
+at the estimate stands for it, as in a step of Gauss and Newton.
 
-Where the authors take the prior's own step from z, `noising='mix'` takes that of
-DiffPIR (`diffpir`). With mix = 1, as here by default, x_s has fresh noise alone, and
-what comes out is nearer to the mean of the posterior than to a sample of it, as with
-`wiener`. `noising='transition'` is for samples.
+What the authors do with z is `noising='transition'`: it takes the estimate's place in the
+prior's own step. Whatever that step's variance, x_s is spread too little then, since z is a
+mean: of x_0 given x_t and y there is a whole distribution, with the covariance
+
+    C - C A^T (A C A^T + sigma^2 I)^{-1} A C.
+
+`noising='sample'`, which is ours, draws x_0 from it, and x_s given x_0 and x_t with the
+variance of Ho et al. (2020), eq. 7. With a normal prior that is exact, at any number of
+steps. A draw v of N(0, C) and one, n, of the measurement's noise do it (as in Papandreou
+and Yuille, 2010): x_0 = x0_hat + v + C A^T (A C A^T + sigma^2 I)^{-1} (y + n - A (x0_hat +
+v)), for which iterations are as above. v = C^{1/2} e of white noise e is by `products`
+with C, a pass back through the network each.
+
+With `noising='mix'`, as here by default, the step is that of DiffPIR (`diffpir`). With
+mix = 1 x_s has fresh noise alone, and what comes out is nearer to the mean of the
+posterior than to a sample of it, as with `wiener`.
 """
 
 import jax
 import jax.numpy as jnp
 
 from invjax import consistency
+from invjax.diffusion import Transition
 from invjax.methods.base import (
     Method,
     corrected_step,
@@ -78,56 +90,67 @@ class MMPS(Method):
 
     Attributes:
         strength: () factor of the correction, 0 or more: over-relaxation above 1.
-            May be traced, as the next.
-        mix: () fraction of fresh noise, 0 to 1, where `noising` is `mix`.
-        noising: `mix` for the step of `diffpir`, or `transition`.
+            May be traced, as the next. Both are read where `noising` is `mix`.
+        mix: () fraction of fresh noise, 0 to 1.
+        noising: `mix` for the step of `diffpir`, `transition` for the prior's,
+            or `sample` for samples of the posterior.
         iterations: directions, each for a pass back through the network. Static.
+        products: with the covariance, each for a pass back too, where `noising`
+            is `sample`. Static.
         transition: how the prior's step is taken, where `noising` is
-            `transition`; else only its `clip` is read.
+            `transition`; else only its `clip` is read, of the estimate.
     """
 
     name = 'mmps'
     has_own_step = True
     tuning_grid = {'strength': (1.0, 1.5, 2.0)}  # noqa: RUF012
-    only_with = {'mix': ('noising', 'mix')}  # noqa: RUF012
-    validation_settings = ({'noising': 'transition', 'strength': 1.0},)
+    only_with = {  # noqa: RUF012
+        'mix': ('noising', 'mix'),
+        'strength': ('noising', 'mix'),
+        'products': ('noising', 'sample'),
+    }
+    validation_settings = ({'noising': 'sample'},)
 
     strength: Number = not_negative(1.5)
     mix: Number = fraction(1.0)
-    noising: str = choice('mix', 'transition')
+    noising: str = choice('mix', 'transition', 'sample')
     iterations: int = size(1)
+    products: int = size(1)
 
     def update(self, key, x_t, state, step, problem, prior):
         x0_hat, transpose, prediction = estimate_and_transpose(x_t, step, prior)
         if self.transition.clip:
             x0_hat = jnp.clip(x0_hat, -1, 1)
         linear = consistency.linearised(problem, x0_hat)
+        residual = linear.residual(x0_hat)
         to_x0 = step.noise_var_t / jnp.sqrt(step.alpha_bar_t)
-        solved = self._shift(
-            jax.random.fold_in(key, 1),
-            linear,
-            linear.residual(x0_hat),
-            lambda w: to_x0 * transpose(w),
-            step,
-        )
-        # Nothing comes after the last step to take back what goes too far.
-        is_last = step.noise_var_s == 0
-        strength = jnp.where(
-            is_last, jnp.minimum(self.strength, 1), self.strength
-        )
-        z = x0_hat + strength * solved.x
+
+        def covariance(w):
+            return to_x0 * transpose(w)
+
+        variance = _width(jax.random.fold_in(key, 1), linear, residual, step)
+        drawn: Number = 0.0
+        strength: Number = 1.0
+        if self.noising == 'sample':
+            keys = [jax.random.fold_in(key, i) for i in (2, 3)]
+            noise = jax.random.normal(keys[0], x_t.shape)
+            drawn = root_times(covariance, noise, self.products)
+            noise = jax.random.normal(keys[1], residual.shape)
+            residual += linear.noise_std * noise
+            residual -= linear.operator.forward(drawn)
+        elif self.noising == 'mix':
+            # Nothing comes after the last step to take back what goes too far.
+            is_last = step.noise_var_s == 0
+            least = jnp.minimum(self.strength, 1)
+            strength = jnp.where(is_last, least, self.strength)
+        solved = self._shift(linear, residual, covariance, variance)
+        z = x0_hat + drawn + strength * solved.x
         x_s, info = self._step(key, x_t, x0_hat, z, prediction, step, problem)
         info = info._replace(solver_residual=solved.relative_residual)
         return x_s, state, info
 
-    def _shift(self, key, problem, residual, covariance, step):
+    def _shift(self, problem, residual, covariance, variance):
         """z - x0_hat, (H, W, C), with how well its directions were solved."""
-        variance = jnp.clip(
-            matched_variance(key, problem, residual),
-            _LEAST * step.noise_var_t,
-            # The error of x_t / sqrt(alpha_bar_t): an estimate is no worse.
-            step.noise_var_t / step.alpha_bar_t,
-        )
         images, directions, moved, left_over = [], [], [], []
         shift = image = jnp.zeros(problem.image_shape)
         for _ in range(self.iterations):
@@ -155,9 +178,12 @@ class MMPS(Method):
 
     def _step(self, key, x_t, x0_hat, z, prediction, step, problem):
         """From z to x_s, with Info."""
-        if self.noising == 'transition':
+        if self.noising != 'mix':
+            transition = self.transition
+            if self.noising == 'sample':  # Clipping would make it narrower.
+                transition = Transition(variance='posterior', clip=False)
             return corrected_step(
-                key, x_t, x0_hat, z, prediction, step, problem, self.transition
+                key, x_t, x0_hat, z, prediction, step, problem, transition
             )
         if self.transition.clip:
             z = jnp.clip(z, -1, 1)
@@ -180,6 +206,55 @@ def matched_variance(key, problem, residual) -> jax.Array:
     trace = jnp.sum(problem.operator.forward(signs) ** 2)
     power = jnp.sum(residual**2) - problem.expected_residual_norm() ** 2
     return power / jnp.maximum(trace, 1e-12)
+
+
+def _width(key, problem, residual, step) -> jax.Array:
+    """r^2, (), between bounds; see `matched_variance`."""
+    return jnp.clip(
+        matched_variance(key, problem, residual),
+        _LEAST * step.noise_var_t,
+        # The error of x_t / sqrt(alpha_bar_t): an estimate is no worse.
+        step.noise_var_t / step.alpha_bar_t,
+    )
+
+
+def root_times(covariance, noise: jax.Array, products: int) -> jax.Array:
+    """C^{1/2} noise, (H, W, C), by a few products with C (Lanczos).
+
+    With k products it is a polynomial in C of degree k, times the noise, which
+    equals the square root at 0 and at k more values that the noise sees C by
+    (Gauss and Radau's quadrature). Of a projector one product gives all.
+
+    Args:
+        covariance: v -> C v, symmetric and positive, but for errors.
+        noise: (H, W, C).
+        products: k, at least 1.
+    """
+    length = jnp.linalg.norm(noise)
+    basis = [noise.ravel() / length]
+    diagonal, beside = [], []
+    for _ in range(products):
+        v = covariance(basis[-1].reshape(noise.shape)).ravel()
+        diagonal.append(v @ basis[-1])
+        for q in basis:
+            v -= (v @ q) * q
+        beside.append(jnp.linalg.norm(v))
+        basis.append(v / jnp.maximum(beside[-1], 1e-12))
+    inner = _tridiagonal(diagonal, beside[:-1])
+    # Rounding may have made it singular, where C v is a multiple of v.
+    inner += (_RIDGE * jnp.trace(inner) + 1e-12) * jnp.eye(products)
+    # With this the matrix has the eigenvalue 0 (Golub, 1973).
+    last = beside[-1] ** 2 * jnp.linalg.inv(inner)[-1, -1]
+    values, vectors = jnp.linalg.eigh(_tridiagonal([*diagonal, last], beside))
+    roots = jnp.sqrt(jnp.maximum(values, 0))
+    weights = vectors @ (roots * vectors[0])
+    return length * (weights @ jnp.stack(basis)).reshape(noise.shape)
+
+
+def _tridiagonal(diagonal, beside) -> jax.Array:
+    """Symmetric, (K, K), of K and K - 1 numbers."""
+    diagonal, beside = jnp.array(diagonal), jnp.array(beside)
+    return sum((jnp.diag(beside, k) for k in (-1, 1)), start=jnp.diag(diagonal))
 
 
 def _best_lengths(images, directions, moved, residual, noise_var):

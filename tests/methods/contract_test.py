@@ -43,6 +43,7 @@ _OTHERS = {
     ('c_pigdm', 'mix'): ({}, 0.5),
     ('mmps', 'mix'): ({}, 0.5),
     ('mmps', 'iterations'): ({}, 2),
+    ('mmps', 'products'): ({'noising': 'sample'}, 2),
     ('daps', 'flow_steps'): ({}, 3),
     ('daps', 'langevin_steps'): ({'draw': 'langevin'}, 3),
     ('daps', 'langevin_size'): ({'draw': 'langevin'}, 0.1),

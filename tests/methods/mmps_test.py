@@ -6,9 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from invjax import problem
+from invjax import problem, sampler, schedule
 from invjax.diffusion import Transition
-from invjax.methods.mmps import MMPS, matched_variance
+from invjax.methods import mmps
+from invjax.methods.mmps import MMPS, matched_variance, root_times
+from invjax.methods.unconditional import Unconditional
 from invjax.priors import gaussian
 from invjax.types import Prediction
 from tests.methods import dense
@@ -70,7 +72,7 @@ def with_operator(case, operator, noise_std=0.3):
 
 
 def unclipped(**settings):
-    settings = {'strength': 1.0, 'noising': 'transition'} | settings
+    settings = {'noising': 'transition'} | settings
     return MMPS(**settings, transition=Transition(clip=False))
 
 
@@ -79,7 +81,7 @@ def shift_of(method, case, row, x_t):
     level = case.at(row)
     found, without = (
         np.ravel(dense.update(one, case, row, x_t)[0]).astype(np.float64)
-        for one in (method, unclipped(strength=0.0))
+        for one in (method, Unconditional(transition=method.transition))
     )
     if level.b == 1:
         return found - without
@@ -90,6 +92,12 @@ def residual_of(case, row, x_t):
     """y - A x0_hat."""
     residual = case.residual(case.estimate(case.at(row).a))
     return residual.matrix @ x_t + residual.offset
+
+
+def times(matrix):
+    """v -> M v of images."""
+    matrix = jnp.asarray(matrix, jnp.float32)
+    return lambda v: (matrix @ v.ravel()).reshape(v.shape)
 
 
 def loss(case, row, x_t, shift):
@@ -222,14 +230,12 @@ class ShiftTest(parameterized.TestCase):
         residual = 0.01 * residual_of(case, 5, x_t)
         covariance = case.posterior_covariance(case.at(5).a)
         expected = covariance @ case.matrix.T @ residual
+        residual = jnp.asarray(residual, jnp.float32).reshape(_SHAPE)
         shift = unclipped()._shift(
-            dense.KEY,
             case.problem,
-            jnp.asarray(residual, jnp.float32).reshape(_SHAPE),
-            lambda w: (
-                jnp.asarray(covariance, jnp.float32) @ w.ravel()
-            ).reshape(_SHAPE),
-            case.row(5),
+            residual,
+            times(covariance),
+            mmps._width(dense.KEY, case.problem, residual, case.row(5)),
         )
         found = np.ravel(shift.x).astype(np.float64)
         cosine = found @ expected
@@ -239,10 +245,14 @@ class ShiftTest(parameterized.TestCase):
     def test_strength_is_a_factor(self):
         case = dense.case_of('dense')
         x_t = dense.points(1)[0]
-        one, more = (
-            shift_of(unclipped(strength=s), case, 3, x_t) for s in (1.0, 1.7)
+        # With fresh noise alone x_s is the sum of z, times a number, and it.
+        without, one, more = (
+            dense.update(unclipped(noising='mix', strength=s), case, 3, x_t)[0]
+            for s in (0.0, 1.0, 1.7)
         )
-        np.testing.assert_allclose(more, 1.7 * one, rtol=1e-2, atol=1e-3)
+        np.testing.assert_allclose(
+            more - without, 1.7 * (one - without), rtol=1e-2, atol=1e-3
+        )
 
     def test_a_direction_along_which_nothing_varies_is_left_out(self):
         case = dense.case_of('gaussian_deblur')
@@ -305,6 +315,79 @@ class ShiftTest(parameterized.TestCase):
             )
 
 
+class RootTest(parameterized.TestCase):
+    def setUp(self):
+        rng = np.random.default_rng(0)
+        self.basis, _ = np.linalg.qr(rng.normal(size=(16, 16)))
+        self.noise = rng.normal(size=16)
+
+    def assert_root(self, values, products, rtol):
+        covariance = self.basis * values @ self.basis.T
+        expected = self.basis * np.sqrt(values) @ self.basis.T @ self.noise
+        noise = jnp.asarray(self.noise, jnp.float32).reshape(_SHAPE)
+        found = np.ravel(root_times(times(covariance), noise, products))
+        np.testing.assert_allclose(
+            found, expected, atol=rtol * np.abs(expected).max()
+        )
+
+    def test_as_many_products_as_it_has_values_are_enough(self):
+        values = np.repeat([0.1, 0.5, 2.0, 9.0], 4)
+        self.assert_root(values, 4, 1e-3)
+        with self.assertRaises(AssertionError):
+            self.assert_root(values, 2, 1e-3)
+
+    @parameterized.product(scale=[1e-4, 1.0, 1e4], products=[1, 2, 3])
+    def test_of_a_projector_one_is(self, scale, products):
+        # Products that nothing is left for must do no harm.
+        values = scale * np.repeat([0.0, 1.0], 8)
+        self.assert_root(values, products, 2e-3)
+
+    @parameterized.parameters(1, 2, 3)
+    def test_of_the_identity_it_is_the_noise(self, products):
+        self.assert_root(0.3 * np.ones(16), products, 2e-3)
+
+    @parameterized.parameters(1, 2)
+    def test_where_nothing_varies_it_is_nothing(self, products):
+        noise = jnp.asarray(self.noise, jnp.float32).reshape(_SHAPE)
+        for matrix in np.zeros((16, 16)), -np.eye(16):
+            found = root_times(times(matrix), noise, products)
+            np.testing.assert_allclose(found, 0, atol=1e-5)
+
+
+class SampleTest(parameterized.TestCase):
+    @parameterized.parameters('random_inpainting', 'dense', 'gaussian_deblur')
+    def test_two_steps_are_enough_for_the_posterior_of_a_normal_prior(
+        self, kind
+    ):
+        case = dense.case_of(kind, 0.1)
+        method = unclipped(noising='sample', iterations=8, products=8)
+        steps = schedule.reverse_steps(dense.ALPHA_BAR, 2)
+        keys = jax.random.split(dense.KEY, 1000)
+        found = jax.lax.map(
+            lambda key: sampler.sample(
+                key, steps, case.problem, case.prior, method
+            )[0].ravel(),
+            keys,
+            batch_size=100,
+        )
+        found = np.asarray(found, np.float64)
+        gain = case.gain(case.covariance)
+        covariance = case.covariance - (
+            case.covariance @ gain @ case.matrix @ case.covariance
+        )
+        mean = case.mean + case.covariance @ gain @ (
+            case.y - case.matrix @ case.mean
+        )
+        # Whitened, they are standard normal.
+        root = np.linalg.cholesky(covariance)
+        white = np.linalg.solve(root, (found - mean).T).T
+        error = 1 / np.sqrt(len(white))
+        np.testing.assert_allclose(white.mean(0), 0, atol=5 * error)
+        np.testing.assert_allclose(
+            np.cov(white.T), np.eye(16), atol=6 * np.sqrt(2) * error
+        )
+
+
 class StepTest(absltest.TestCase):
     def assert_drawn_from(self, method, step):
         """Hold x_s over many keys against a step from the corrected estimate."""
@@ -333,7 +416,7 @@ class StepTest(absltest.TestCase):
     def test_mixed_noise_goes_on_the_corrected_estimate(self):
         # Zhu et al. (2023), Algorithm 1, lines 5 and 6.
         self.assert_drawn_from(
-            unclipped(noising='mix', mix=0.3),
+            unclipped(noising='mix', mix=0.3, strength=1.0),
             lambda x_0, x_t, level: dense.renoised(x_0, x_t, level, 0.3),
         )
 
@@ -346,7 +429,7 @@ class StepTest(absltest.TestCase):
         x_0 = estimate.matrix @ x_t + estimate.offset
         seen = np.ravel(case.problem.operator.support()) > 0
         self.assertGreater(np.abs(x_0[seen]).max(), 1.2)
-        exact = MMPS(iterations=8, strength=1.0, noising='transition')
+        exact = MMPS(iterations=8, noising='transition')
         found = np.ravel(dense.update(exact, case, 5, x_t)[0])
         np.testing.assert_allclose(
             found[seen],
@@ -358,7 +441,7 @@ class StepTest(absltest.TestCase):
         case = dense.case_of('random_inpainting', 0.1)
         x_t = dense.points(1)[0]
         one, more = (
-            np.ravel(dense.update(unclipped(strength=s), case, 5, x_t)[0])
+            dense.update(unclipped(noising='mix', strength=s), case, 5, x_t)[0]
             for s in (1.0, 1.7)
         )
         np.testing.assert_array_equal(one, more)
