@@ -45,6 +45,20 @@ class CoverageTest(parameterized.TestCase):
         # 90,000 draws: 5 standard errors of a share.
         np.testing.assert_allclose(observed, nominal, atol=5 * 0.5 / 300)
 
+    @parameterized.parameters(2, 3, 9)
+    def test_ties_neither_hold_more_nor_less(self, num_samples):
+        # Of three levels nearly all values are some sample's, too.
+        draws = np.random.default_rng(1).binomial(
+            2, 0.3, size=(num_samples + 1, 300, 300, 1)
+        )
+        nominal, observed = uncertainty.coverage(draws[1:], draws[0])
+        np.testing.assert_allclose(observed, nominal, atol=5 * 0.5 / 300)
+
+    def test_where_all_are_one_value_it_is_nominal(self):
+        ones = np.ones((5, 4, 4, 1))
+        nominal, observed = uncertainty.coverage(ones[1:], ones[0])
+        np.testing.assert_allclose(observed, nominal)
+
     def test_samples_too_sure_cover_less_and_too_wide_ones_more(self):
         draws = np.random.default_rng(2).normal(size=(10, 100, 100, 1))
         nominal, narrow = uncertainty.coverage(0.5 * draws[1:], draws[0])
