@@ -90,8 +90,12 @@ def resolve(
 AUTO = 'auto'
 AIMS = ('psnr', 'perception', 'samples', 'speed')
 # What is taken where nothing was measured for a task and an aim.
-_FALLBACK = (('wiener', 'quad20'), ('daps', 'quad20'))
-_FALLBACK_FOR_SAMPLES = ('dps', 100)
+_FALLBACK: tuple[tuple[str, dict], ...] = (('wiener', {}), ('daps', {}))
+# Exact where the prior is normal, and calibrated wherever it was measured.
+_FALLBACK_FOR_SAMPLES: tuple[tuple[str, dict], ...] = (
+    ('mmps', {'noising': 'sample'}),
+)
+_FALLBACK_STEPS = 'quad20'
 # How far measured coverage may be from nominal for intervals to be believed.
 _MOST_MISS = 0.1
 _OWN_NUM_STEPS = 100
@@ -119,8 +123,8 @@ def choose(problem: Problem, prior, aim: str = 'psnr') -> Chosen:
     That is its `choices.toml`, or, for samples, its `calibration.toml`: the
     method whose intervals held the truth nearest to as often as they should, if
     none of them was off by more than a tenth. Where these have nothing, it is
-    `wiener` for what is linear and `daps` for what is not, with quad20, or `dps`
-    with 100 steps for samples; the line says so.
+    `wiener` for what is linear and `daps` for what is not, or `mmps` with
+    noising=sample for samples, with quad20; the line says so.
 
     Args:
         problem: whose `task` is looked up.
@@ -141,13 +145,15 @@ def choose(problem: Problem, prior, aim: str = 'psnr') -> Chosen:
         chosen, lacking = _best_of_table(card, problem, aim)
     if chosen is not None:
         return chosen
-    options = [_FALLBACK_FOR_SAMPLES] if aim == 'samples' else _FALLBACK
-    for name, num_steps in options:
-        resolved = resolve(name, prior, problem.task, num_steps)
+    options = _FALLBACK_FOR_SAMPLES if aim == 'samples' else _FALLBACK
+    steps = _FALLBACK_STEPS
+    for name, settings in options:
+        resolved = resolve(name, prior, problem.task, steps, settings)
         if isinstance(problem.operator, resolved.method.needs_of_operator()):
             break
-    words = f'{name} with {num_steps}, since {lacking}; {resolved.source}'
-    return Chosen(resolved.method, num_steps, words)
+    own = ''.join(f' {n} {value}' for n, value in settings.items())
+    words = f'{name}{own} with {steps}, since {lacking}; {resolved.source}'
+    return Chosen(resolved.method, steps, words)
 
 
 def _best_of_table(card, problem: Problem, aim: str):

@@ -211,9 +211,9 @@ def page(card: Card, results: str) -> str:
         'For `samples` it takes the method of `calibration.toml` whose measured '
         'coverage is nearest to',
         'nominal, if none of its intervals is off by more than a tenth, and else '
-        '`dps` with 100 steps; for it with 50 and 20',
-        '[evidence.md](evidence.md#uncertainty) has what is known. The line that '
-        'it prints says which and why.',
+        '`mmps` with `--noising=sample`',
+        'and quad20 ([evidence.md](evidence.md#samples-that-may-be-believed)). '
+        'The line that it prints says which and why.',
         '',
         '| task | aim | method | steps | PSNR | LPIPS | passes | faces | of |',
         '| --- ' * 9 + '|',

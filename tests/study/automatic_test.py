@@ -273,14 +273,18 @@ class ChooseTest(parameterized.TestCase):
             {'name': 'small'}, calibrated=(calibrated('wiener', [0.2, 0.4]),)
         )
         chosen = self.choose('samples', card=card)
-        self.assertEqual((chosen.method.name, chosen.num_steps), ('dps', 100))
+        self.assertEqual(chosen.method.name, 'mmps')
+        self.assertEqual(chosen.method.noising, 'sample')
+        self.assertEqual(chosen.num_steps, 'quad20')
+        self.assertStartsWith(chosen.words, 'mmps noising sample with quad20')
         self.assertIn('none of 1 methods measured', chosen.words)
         self.assertIn('60% intervals held the truth in 40%', chosen.words)
 
     @parameterized.parameters(
         ('linear', 'psnr', 'wiener', 'no table of choices'),
-        ('linear', 'samples', 'dps', 'no table of choices'),
+        ('linear', 'samples', 'mmps', 'no table of choices'),
         ('tanh', 'psnr', 'daps', 'no table of choices'),
+        ('tanh', 'samples', 'mmps', 'no table of choices'),
     )
     def test_without_a_table_it_falls_back_and_says_so(
         self, kind, aim, name, words
@@ -297,7 +301,7 @@ class ChooseTest(parameterized.TestCase):
 
     @parameterized.parameters(
         ('psnr', 'wiener', 'small have nothing for psnr on random_inpainting'),
-        ('samples', 'dps', 'no coverage was measured for small on jpeg'),
+        ('samples', 'mmps', 'no coverage was measured for small on jpeg'),
     )
     def test_what_a_table_lacks_is_said(self, aim, name, words):
         task = 'jpeg' if aim == 'samples' else 'random_inpainting'
