@@ -102,6 +102,7 @@ class MMPS(Method):
     """
 
     name = 'mmps'
+    version = 2
     has_own_step = True
     tuning_grid = {'strength': (1.0, 1.5, 2.0)}  # noqa: RUF012
     only_with = {  # noqa: RUF012
@@ -132,11 +133,16 @@ class MMPS(Method):
         drawn: Number = 0.0
         strength: Number = 1.0
         if self.noising == 'sample':
-            keys = [jax.random.fold_in(key, i) for i in (2, 3)]
-            noise = jax.random.normal(keys[0], x_t.shape)
-            drawn = root_times(covariance, noise, self.products)
-            noise = jax.random.normal(keys[1], residual.shape)
-            residual += linear.noise_std * noise
+            key_v, key_n = (jax.random.fold_in(key, i) for i in (2, 3))
+            drawn = root_times(
+                covariance, jax.random.normal(key_v, x_t.shape), self.products
+            )
+            # Of values in [-1, 1] the variance given x_t is no more than this. At the
+            # noisiest steps C is the network's error times 1 / sqrt(alpha_bar_t).
+            power = jnp.mean(drawn**2) / step.noise_var_t
+            drawn *= jax.lax.rsqrt(jnp.maximum(power, 1))
+            noise = jax.random.normal(key_n, residual.shape)
+            residual += linear.noise_std * noise * linear.operator.support()
             residual -= linear.operator.forward(drawn)
         elif self.noising == 'mix':
             # Nothing comes after the last step to take back what goes too far.
