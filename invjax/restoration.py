@@ -91,7 +91,7 @@ AUTO = 'auto'
 AIMS = ('psnr', 'perception', 'samples', 'speed')
 # What is taken where nothing was measured for a task and an aim.
 _FALLBACK: tuple[tuple[str, dict], ...] = (('wiener', {}), ('daps', {}))
-# Exact where the prior is normal, and calibrated wherever it was measured.
+# The nearest to calibrated wherever it was measured (docs/evidence.md).
 _FALLBACK_FOR_SAMPLES: tuple[tuple[str, dict], ...] = (
     ('mmps', {'noising': 'sample', 'iterations': 2}),
 )
@@ -129,9 +129,10 @@ def choose(problem: Problem, prior, aim: str = 'psnr') -> Chosen:
     Args:
         problem: whose `task` is looked up.
         prior: with a `card`, or none.
-        aim: one of AIMS: the highest PSNR; the lowest LPIPS; samples whose
-            spread may be believed; or the fewest passes of the network within
-            1 dB of the highest PSNR.
+        aim: one of AIMS: the highest PSNR, or the lowest LPIPS, but for
+            differences that are not worth more passes of the network; samples
+            whose spread may be believed; or the fewest passes within 1 dB of the
+            highest PSNR.
 
     Raises:
         ValueError: for another aim.
@@ -192,6 +193,7 @@ def _calibrated(card, problem: Problem):
 
     entry = min(entries, key=miss)
     most, nominal, observed = miss(entry)
+    line = entry.get('line', entry['method'])
     coverage = (
         f'its {nominal:.0%} intervals held the truth in {observed:.0%} over '
         f'{entry["num_images"]} faces of {entry["num_samples"]} samples'
@@ -200,11 +202,11 @@ def _calibrated(card, problem: Problem):
     if most > _MOST_MISS:
         lacking = (
             f'none of {number} is calibrated: of the nearest, '
-            f'{entry["method"]} with {entry["num_steps"]}, {coverage}'
+            f'{line} with {entry["num_steps"]}, {coverage}'
         )
         return None, lacking
     words = (
-        f'{entry["method"]} with {entry["num_steps"]}, nearest to calibrated of '
+        f'{line} with {entry["num_steps"]}, nearest to calibrated of '
         f'{number}: at worst {coverage}'
         f'{_other_noise(problem, entry["noise_std"])}'
     )

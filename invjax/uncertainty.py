@@ -96,7 +96,8 @@ def coverage(samples: np.ndarray, truth: np.ndarray) -> Coverage:
 
     Args:
         samples: (K, H, W, C), K of 2 or more.
-        truth: (H, W, C), of as many levels as the samples are.
+        truth: (H, W, C), of as many levels as the samples are. A spread of
+            less than a level cannot be judged.
 
     Raises:
         ValueError: for fewer samples.

@@ -146,7 +146,7 @@ class Method(Settings):
             if isinstance(value, float) and isinstance(
                 cls.hyperparameters()[name], int
             ):
-                own[name] = int(value) if value == int(value) else value
+                own[name] = int(value) if value.is_integer() else value
         transition = Transition(
             **{_TRANSITION[n]: v for n, v in settings.items() if n not in own}
         )

@@ -45,17 +45,21 @@ above 1 makes up for it (over-relaxation), but in the last step, which nothing f
 at the estimate stands for it, as in a step of Gauss and Newton.
 
 What the authors do with z is `noising='transition'`: it takes the estimate's place in the
-prior's own step. Whatever that step's variance, x_s is spread too little then, since z is a
-mean: of x_0 given x_t and y there is a whole distribution, with the covariance
+prior's own step, whose variance is the same for all pixels or learned, but knows nothing of
+y. Of x_0 given x_t and y there is a whole distribution, with the covariance
 
     C - C A^T (A C A^T + sigma^2 I)^{-1} A C.
 
 `noising='sample'`, which is ours, draws x_0 from it, and x_s given x_0 and x_t with the
-variance of Ho et al. (2020), eq. 7. With a normal prior that is exact, at any number of
-steps. A draw v of N(0, C) and one, n, of the measurement's noise do it (as in Papandreou
-and Yuille, 2010): x_0 = x0_hat + v + C A^T (A C A^T + sigma^2 I)^{-1} (y + n - A (x0_hat +
-v)), for which iterations are as above. v = C^{1/2} e of white noise e is by `products`
-with C, a pass back through the network each.
+variance of Ho et al. (2020), eq. 7. A draw v of N(0, C) and one, n, of the measurement's
+noise do it (as in Papandreou and Yuille, 2010),
+
+    x_0 = x0_hat + v + C A^T (A C A^T + sigma^2 I)^{-1} (y + n - A (x0_hat + v)),
+
+where iterations are as above, and v = C^{1/2} e of white noise e is by `products` with C, a
+pass back through the network each. With a normal prior, of variances up to 1, enough of
+both and no clipping that is exact, at any number of steps. One product gives v the right
+power, but too much of it where C is large. n is normal, also where the noise is not.
 
 With `noising='mix'`, as here by default, the step is that of DiffPIR (`diffpir`). With
 mix = 1 x_s has fresh noise alone, and what comes out is nearer to the mean of the
@@ -98,7 +102,8 @@ class MMPS(Method):
         products: with the covariance, each for a pass back too, where `noising`
             is `sample`. Static.
         transition: how the prior's step is taken, where `noising` is
-            `transition`; else only its `clip` is read, of the estimate.
+            `transition`; else only its `clip` is read, and with `sample` it
+            is of the estimate alone.
     """
 
     name = 'mmps'
@@ -229,7 +234,8 @@ def root_times(covariance, noise: jax.Array, products: int) -> jax.Array:
 
     With k products it is a polynomial in C of degree k, times the noise, which
     equals the square root at 0 and at k more values that the noise sees C by
-    (Gauss and Radau's quadrature). Of a projector one product gives all.
+    (Gauss and Radau's quadrature). Its power is that of C^{1/2} noise for each
+    k, and of a projector one product gives all.
 
     Args:
         covariance: v -> C v, symmetric and positive, but for errors.

@@ -56,7 +56,7 @@ def calibration(
                     [e.standard_error for e in row.observed],
                     marker='o',
                     markersize=3,
-                    label=f'{row.method}, {row.num_steps} steps',
+                    label=f'{row.shown}, {row.num_steps} steps',
                 )
         axis.set(title=task, xlabel='nominal coverage', aspect='equal')
     axes[0, 0].set_ylabel('observed coverage')

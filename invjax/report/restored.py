@@ -71,7 +71,9 @@ def _together(samples, scores, measured: Problem) -> dict[str, Any]:
     }
     if measured.truth is not None:
         truth = np.asarray(measured.truth)
-        nominal, observed = uncertainty.coverage(samples, truth)
+        nominal, observed = uncertainty.coverage(
+            *(images.to_uint8(x) for x in (samples, truth))
+        )
         mean = samples.mean(axis=0)
         found['psnr_of_mean'] = float(metrics.psnr(mean, truth))
         found['nominal_coverage'] = nominal.tolist()

@@ -83,7 +83,12 @@ def _evaluations(row: Mapping) -> float:
 
 
 def _best(rows: Sequence[Mapping]) -> dict[str, Mapping]:
-    """Aim to the row that serves it best."""
+    """Aim to the row that serves it best, of those that are finite."""
+    rows = [
+        row
+        for row in rows
+        if None not in (_mean(row, 'psnr'), _mean(row, 'lpips_alex'))
+    ]
     psnrs = [_mean(row, 'psnr') for row in rows]
     lpips = [_mean(row, 'lpips_alex') for row in rows]
     good_enough = {
@@ -92,14 +97,14 @@ def _best(rows: Sequence[Mapping]) -> dict[str, Mapping]:
         'speed': [p >= max(psnrs) - SPEED_LOSS for p in psnrs],
     }
 
-    def cost(i):
+    def cost(i, aim):
         value = lpips[i] if aim == 'perception' else -psnrs[i]
         return _evaluations(rows[i]), value
 
     best = {}
     for aim, are_good in good_enough.items():
         candidates = [i for i, is_good in enumerate(are_good) if is_good]
-        best[aim] = rows[min(candidates, key=cost)]
+        best[aim] = rows[min(candidates, key=lambda i: cost(i, aim))]
     return best
 
 

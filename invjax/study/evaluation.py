@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from invjax import images as pictures
 from invjax import (
     keys,
     metrics,
@@ -105,7 +106,7 @@ class CoverageRow(NamedTuple):
     """How often central intervals hold the truth.
 
     Attributes:
-        task, method, num_steps: as in `Row`.
+        task, method, num_steps, line: as in `Row`.
         nominal: how often they should, rising.
         observed: the estimate over images at each.
         widened: the same of intervals that all other images widen
@@ -118,6 +119,12 @@ class CoverageRow(NamedTuple):
     nominal: np.ndarray
     observed: list[metrics.Estimate]
     widened: Sequence[metrics.Estimate] = ()
+    line: str = ''
+
+    @property
+    def shown(self) -> str:
+        """The method, with settings of its own."""
+        return self.line or self.method
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,8 +222,10 @@ def evaluate(
         settings,
     )
     data = make_data(images, prior, first_image, distances)
+    resolved = {}
     for task in tasks:  # Some are not for all images.
         operators.make_operator(task, keys.root(seed), prior.image_shape)
+        resolved[task] = [run.resolve(prior, task, settings) for run in runs]
     holder = None
     if folder is None:
         holder = PassingFolder()
@@ -230,7 +239,7 @@ def evaluate(
         plans = [
             Plan(
                 task,
-                (run.resolve(prior, task, settings),),
+                (method,),
                 run.num_steps,
                 (noise_std,),
                 {'noise': noise, **(noise_parameters or {})},
@@ -238,7 +247,7 @@ def evaluate(
                 seed=seed,
                 has_costs=True,
             )
-            for run in runs
+            for run, method in zip(runs, resolved[task], strict=True)
         ]
         # Methods do not change how images are measured.
         problems = plans[0].problems(data)
@@ -333,12 +342,12 @@ def parse_runs(
         name, *more = text.split(':')
         own = [part for part in more if '=' not in part]
         pairs = [part.partition('=')[::2] for part in more if '=' in part]
-        if len(own) > 1 or len(dict(pairs)) < len(pairs):
+        if len(own) > 1 or len(dict(pairs)) < len(pairs) or '' in more:
             raise ValueError(
                 'a method may have one number of steps and each setting once, '
                 f'as dps:100:zeta=3, got {text!r}.'
             )
-        settings = tuple((n, _parse_value(v)) for n, v in pairs)
+        settings = tuple(sorted((n, _parse_value(v)) for n, v in pairs))
         numbers = own or list(steps) or [num_steps]
         runs += [
             Run(m, n, settings) for m in expand([name], able) for n in numbers
@@ -348,8 +357,8 @@ def parse_runs(
 
 def _parse_value(text: str) -> Any:
     """A setting of a text; whether it may have that value is checked later."""
-    if text in ('true', 'false'):
-        return text == 'true'
+    if text.lower() in ('true', 'false'):
+        return text.lower() == 'true'
     try:
         return float(text)
     except ValueError:
@@ -523,7 +532,8 @@ def _coverage(folder, row: Row, data: Data) -> CoverageRow:
         truth = data.truth(image)
         assert truth is not None  # What is evaluated was measured here.
         stacked.append(np.stack(xs))
-        truths.append(np.asarray(truth))
+        # Of 256 levels, as the pictures are.
+        truths.append(pictures.to_float(pictures.to_uint8(np.asarray(truth))))
     by_image = [
         uncertainty.coverage(xs, truth)
         for xs, truth in zip(stacked, truths, strict=True)
@@ -536,6 +546,7 @@ def _coverage(folder, row: Row, data: Data) -> CoverageRow:
         by_image[0].nominal,
         [metrics.mean_and_standard_error(values) for values in observed],
         _widened(stacked, truths, by_image[0].nominal),
+        row.line,
     )
 
 
@@ -545,6 +556,8 @@ def _widened(samples, truths, nominal) -> list[metrics.Estimate]:
     Pictures have 256 levels, and values of one level are told apart at random,
     as `uncertainty.coverage` does in the mean.
     """
+    if all(np.all(of_image == of_image[0]) for of_image in samples):
+        return []  # What has no spread cannot be widened.
     rng = np.random.default_rng(0)
     samples, truths = (
         [x + rng.uniform(-1, 1, x.shape) / 255 for x in of_images]
@@ -556,7 +569,7 @@ def _widened(samples, truths, nominal) -> list[metrics.Estimate]:
             shares = uncertainty.held_out_coverage(
                 samples, truths, level, guaranteed=False
             )
-        except ValueError:  # One image, or samples without a spread.
+        except ValueError:  # One image.
             break
         found.append(metrics.mean_and_standard_error(shares))
     return found
@@ -572,7 +585,7 @@ def coverage_table(rows: Sequence[CoverageRow]) -> list[str]:
         '| --- ' * (3 + len(nominal)) + '|',
     ]
     for row in rows:
-        what = f'| `{row.task}` | `{row.method}`'
+        what = f'| `{row.task}` | `{row.shown}`'
         numbers = ' | '.join(map(words, row.observed))
         lines.append(f'{what} | {row.num_steps} | {numbers} |')
         if row.widened:
@@ -630,6 +643,7 @@ def as_toml(found: Evaluation) -> str:
         lines += [
             '[[entry]]',
             f"method = '{row.method}'",
+            *([f"line = '{row.line}'"] if row.line else []),
             f"task = '{row.task}'",
             f"num_steps = '{row.num_steps}'",
             f'noise_std = {protocols[0]["noise_std"]:g}',

@@ -6,9 +6,9 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 import invjax
-from invjax import metrics, schedule, uncertainty
+from invjax import images, metrics, schedule, uncertainty
 from invjax.priors import gaussian
-from invjax.study import cells
+from invjax.study import cells, evaluation
 from invjax.study.evaluation import BETTER, Run, make_runs
 
 _SHAPE = (12, 12, 3)
@@ -96,11 +96,16 @@ class EvaluateTest(absltest.TestCase):
             ]
             self.assertLen(samples, 3)
             stacked.append(np.stack(samples))
-            observed.append(
-                uncertainty.coverage(np.stack(samples), np.float32(truth))
-            )
+            # Of 256 levels, as the pictures are.
+            truth = images.to_float(images.to_uint8(truth))
+            observed.append(uncertainty.coverage(np.stack(samples), truth))
         found = self.found.coverage[0]
         self.assertEqual((found.task, found.method), ('denoising', 'dps'))
+        # Two rows of ddrm are told apart by their settings.
+        shown = [row.shown for row in self.found.coverage[1:3]]
+        self.assertEqual(
+            shown, ['ddrm eta_a 0.5, eta_b 1', 'ddrm eta_a 1, eta_b 1']
+        )
         np.testing.assert_allclose(found.nominal, [0.5])
         np.testing.assert_allclose(
             found.observed[0],
@@ -114,7 +119,7 @@ class EvaluateTest(absltest.TestCase):
             metrics.mean_and_standard_error(shares),
             atol=0.02,
         )
-        self.assertIn('| `dps` widened |', repr(self.found))
+        self.assertIn('| `dps zeta 0.5` widened |', repr(self.found))
         # Those that cannot do phase retrieval have no samples.
         self.assertLen(self.found.coverage, 3 + 1)
 
@@ -125,6 +130,22 @@ class EvaluateTest(absltest.TestCase):
         # The best of two tasks by three scores.
         self.assertEqual(page.count('<b>'), repr(self.found).count('**') // 2)
         self.assertNotIn('nan', repr(self.found))
+
+
+class WidenedTest(absltest.TestCase):
+    def test_of_few_levels_intervals_are_widened_to_nominal(self):
+        # With ties as they are, no width holds less than all of a level.
+        draws = np.random.default_rng(0).binomial(2, 0.3, (4, 10, 60, 60, 1))
+        levels = 2 / 255 * (draws - 1)
+        found = evaluation._widened(levels[:, 1:], levels[:, 0], [0.2, 0.6])
+        means = [float(estimate.mean) for estimate in found]
+        np.testing.assert_allclose(means, [0.2, 0.6], atol=0.02)
+
+    def test_without_a_spread_there_is_none(self):
+        samples = np.zeros((2, 3, 4, 4, 1))
+        self.assertEqual(
+            evaluation._widened(samples, np.ones((2, 4, 4, 1)), [0.5]), []
+        )
 
 
 class ChooseSampleTest(absltest.TestCase):

@@ -227,10 +227,10 @@ class EvaluationTest(parameterized.TestCase):
         )
         self.assertEqual(
             evaluation.parse_runs(
-                ['dps:zeta=3:clip=false', 'ddrm:5:transition=ddim'], ['7'], '9'
+                ['dps:zeta=3:clip=False', 'ddrm:5:transition=ddim'], ['7'], '9'
             ),
             [
-                Run('dps', '7', (('zeta', 3.0), ('clip', False))),
+                Run('dps', '7', (('clip', False), ('zeta', 3.0))),
                 Run('ddrm', '5', (('transition', 'ddim'),)),
             ],
         )
@@ -238,7 +238,7 @@ class EvaluationTest(parameterized.TestCase):
         self.assertLen(every, len(set(every)))
         self.assertNotIn('unconditional', [r.name for r in every])
 
-    @parameterized.parameters('dps:5:6', 'dps:zeta=1:zeta=2')
+    @parameterized.parameters('dps:5:6', 'dps:zeta=1:zeta=2', 'dps:')
     def test_a_run_of_two_minds_is_refused(self, text):
         with self.assertRaisesRegex(ValueError, f'got {text!r}'):
             evaluation.parse_runs([text], [], '9')
@@ -255,6 +255,10 @@ class EvaluationTest(parameterized.TestCase):
         ({'runs': [Run('dps', 'five')]}, 'num_steps must be a number'),
         ({'runs': [Run('dps', 5, (('zeta', -1.0),))]}, 'zeta of dps must be'),
         ({'runs': [Run('dps', 5, (('lam', 1.0),))]}, "hyperparameter 'lam'"),
+        (
+            {'runs': [Run('mmps', 5, (('iterations', float('inf')),))]},
+            'iterations of mmps must be a whole number',
+        ),
     )
     def test_what_cannot_be_is_refused_before_any_work(self, asked, sentence):
         fields = {
