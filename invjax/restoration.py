@@ -93,7 +93,7 @@ AIMS = ('psnr', 'perception', 'samples', 'speed')
 _FALLBACK: tuple[tuple[str, dict], ...] = (('wiener', {}), ('daps', {}))
 # The nearest to calibrated wherever it was measured (docs/evidence.md).
 _FALLBACK_FOR_SAMPLES: tuple[tuple[str, dict], ...] = (
-    ('mmps', {'noising': 'sample', 'iterations': 2}),
+    ('mmps', {'noising': 'sample', 'iterations': 2, 'products': 2}),
 )
 _FALLBACK_STEPS = 'quad20'
 # How far measured coverage may be from nominal for intervals to be believed.

@@ -115,7 +115,9 @@ class MMPS(Method):
         'strength': ('noising', 'mix'),
         'products': ('noising', 'sample'),
     }
-    validation_settings = ({'noising': 'sample', 'iterations': 2},)
+    validation_settings = (
+        {'noising': 'sample', 'iterations': 2, 'products': 2},
+    )
 
     strength: Number = not_negative(1.5)
     mix: Number = fraction(1.0)

@@ -277,7 +277,7 @@ class ChooseTest(parameterized.TestCase):
         self.assertEqual(chosen.method.noising, 'sample')
         self.assertEqual(chosen.num_steps, 'quad20')
         self.assertStartsWith(
-            chosen.words, 'mmps noising sample iterations 2 with quad20'
+            chosen.words, 'mmps noising sample iterations 2 products 2 with'
         )
         self.assertIn('none of 1 methods measured', chosen.words)
         self.assertIn('60% intervals held the truth in 40%', chosen.words)
