@@ -43,8 +43,9 @@ def calibration(
 ) -> None:
     """Draw observed against nominal coverage, a panel a task."""
     tasks = [*dict.fromkeys(row.task for row in rows)]
+    lines = {(row.shown, row.num_steps) for row in rows}
     figure, axes = figures.subplots(
-        1, len(tasks), 2.2 * len(tasks), 2.2, sharey=True
+        1, len(tasks), 2.2 * len(tasks), 2.2 + 0.17 * len(lines), sharey=True
     )
     for axis, task in zip(axes[0], tasks, strict=True):
         axis.plot([0, 1], [0, 1], color='black', linestyle=':')
@@ -60,5 +61,9 @@ def calibration(
                 )
         axis.set(title=task, xlabel='nominal coverage', aspect='equal')
     axes[0, 0].set_ylabel('observed coverage')
-    axes[0, 0].legend()
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(),
+        loc='outside lower center',
+        fontsize='small',
+    )
     figures.save(figure, folder, 'calibration')
