@@ -511,7 +511,10 @@ def _as_data(row: Row) -> dict:
 def points(
     rows: Sequence[Row], task: str, score: str, costs: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """Line to its points of cost, the sum of some scores, and of a score."""
+    """Line to its points of cost, the sum of some scores, and of a score.
+
+    They rise in cost, in whatever order the runs were given.
+    """
     found: dict[str, list] = {}
     for row in rows:
         if row.task == task and all(n in row.scores for n in (score, *costs)):
@@ -519,7 +522,7 @@ def points(
             point = cost, float(row.scores[score].mean)
             if np.all(np.isfinite(point)):
                 found.setdefault(row.line or row.method, []).append(point)
-    return {line: np.array(p) for line, p in found.items()}
+    return {line: np.array(sorted(p)) for line, p in found.items()}
 
 
 def _coverage(folder, row: Row, data: Data) -> CoverageRow:

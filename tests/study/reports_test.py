@@ -209,8 +209,8 @@ class EvaluationTest(parameterized.TestCase):
 
     def test_costs_add_up_and_what_is_not_finite_is_no_point(self):
         rows = [
-            row('dps', psnr=20.0, forward=5.0, backward=5.0),
             row('dps', psnr=22.0, forward=9.0, backward=9.0),
+            row('dps', psnr=20.0, forward=5.0, backward=5.0),
             row('ddrm', psnr=math.inf, forward=5.0, backward=0.0),
         ]
         found = evaluation.points(rows, 'denoising', 'psnr', evaluation.COUNTS)
