@@ -157,8 +157,11 @@ class MMPS(Method):
             least = jnp.minimum(self.strength, 1)
             strength = jnp.where(is_last, least, self.strength)
         solved = self._shift(linear, residual, covariance, variance)
-        z = x0_hat + drawn + strength * solved.x
-        x_s, info = self._step(key, x_t, x0_hat, z, prediction, step, problem)
+        x_0 = x0_hat + drawn
+        z = x_0 + strength * solved.x
+        x_s, info = self._step(
+            key, x_t, x0_hat, x_0, z, prediction, step, problem
+        )
         info = info._replace(solver_residual=solved.relative_residual)
         return x_s, state, info
 
@@ -189,21 +192,25 @@ class MMPS(Method):
         worst = jnp.max(jnp.stack(left_over))
         return solved._replace(x=shift, relative_residual=worst)
 
-    def _step(self, key, x_t, x0_hat, z, prediction, step, problem):
-        """From z to x_s, with Info."""
-        if self.noising != 'mix':
-            transition = self.transition
-            if self.noising == 'sample':  # Clipping would make it narrower.
-                transition = Transition(variance='posterior', clip=False)
+    def _step(self, key, x_t, x0_hat, x_0, z, prediction, step, problem):
+        """From z to x_s, with Info; x_0 is z before the measurement moved it."""
+        if self.noising == 'transition':
             return corrected_step(
-                key, x_t, x0_hat, z, prediction, step, problem, transition
+                key, x_t, x_0, z, prediction, step, problem, self.transition
             )
-        if self.transition.clip:
-            z = jnp.clip(z, -1, 1)
         noise = jax.random.normal(key, x_t.shape)
-        x_s, plain = (
-            renoise(x_t, x_0, step, self.mix, noise) for x_0 in (z, x0_hat)
-        )
+        if self.noising == 'sample':
+            # Clipping would make it narrower.
+            transition = Transition(variance='posterior', clip=False)
+            x_s, plain = (
+                transition(x_t, x, prediction, step, noise) for x in (z, x_0)
+            )
+        else:
+            if self.transition.clip:
+                z = jnp.clip(z, -1, 1)
+            x_s, plain = (
+                renoise(x_t, x, step, self.mix, noise) for x in (z, x_0)
+            )
         return x_s, observe(x_t, x0_hat, plain, x_s - plain, problem)
 
 
