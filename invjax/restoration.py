@@ -124,7 +124,7 @@ def choose(problem: Problem, prior, aim: str = 'psnr') -> Chosen:
     method whose intervals held the truth nearest to as often as they should, if
     none of them was off by more than a tenth. Where these have nothing, it is
     `wiener` for what is linear and `daps` for what is not, or `mmps` with
-    noising=sample for samples, with quad20; the line says so.
+    noising='sample' for samples, with quad20; the line says so.
 
     Args:
         problem: whose `task` is looked up.

@@ -90,7 +90,7 @@ _RIDGE = 1e-6
 
 
 class MMPS(Method):
-    """The mean of x_0 given x_t and y, with Tweedie's covariance.
+    """The mean of x_0 given x_t and y, or a draw, with Tweedie's covariance.
 
     Attributes:
         strength: () factor of the correction, 0 or more: over-relaxation above 1.

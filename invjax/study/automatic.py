@@ -216,8 +216,8 @@ def page(card: Card, results: str) -> str:
         'For `samples` it takes the method of `calibration.toml` whose measured '
         'coverage is nearest to',
         'nominal, if none of its intervals is off by more than a tenth, and else '
-        '`mmps` with `--noising=sample`',
-        'and quad20 ([evidence.md](evidence.md#samples-that-may-be-believed)). '
+        '`mmps` with `--noising=sample',
+        '--iterations=2 --products=2` and quad20 ([evidence.md](evidence.md#samples-that-may-be-believed)). '
         'The line that it prints says which and why.',
         '',
         '| task | aim | method | steps | PSNR | LPIPS | passes | faces | of |',

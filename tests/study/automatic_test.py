@@ -91,6 +91,12 @@ class TableTest(absltest.TestCase):
             {'psnr': 'pnp_admm', 'perception': 'pnp_admm', 'speed': 'wiener'},
         )
 
+    def test_what_is_not_finite_is_never_taken(self):
+        rows = [row('dps', None, None, 1), row('wiener', 20.0, 0.1, 20)]
+        text = automatic.table([written(self.folder, rows)])
+        chosen = {c['method'] for c in tomllib.loads(text)['choice']}
+        self.assertEqual(chosen, {'wiener'})
+
     def test_settings_of_its_own_are_in_its_line(self):
         own = {**row('mmps', 30.0, 0.05, 20), 'line': 'mmps iterations 2'}
         other = {**row('dps', 20.0, 0.04, 20), 'line': 'dps'}
