@@ -147,6 +147,10 @@ def choose(problem: Problem, prior, aim: str = 'psnr') -> Chosen:
     if chosen is not None:
         return chosen
     options = _FALLBACK_FOR_SAMPLES if aim == 'samples' else _FALLBACK
+    if aim == 'samples' and problem.task == 'phase_retrieval':
+        # From noise any sampler ends at another picture of the same magnitudes;
+        # `daps` can begin with a guess of the phases.
+        options = _FALLBACK[1:]
     steps = _FALLBACK_STEPS
     for name, settings in options:
         resolved = resolve(name, prior, problem.task, steps, settings)

@@ -217,7 +217,7 @@ def page(card: Card, results: str) -> str:
         'coverage is nearest to',
         'nominal, if none of its intervals is off by more than a tenth, and else '
         '`mmps` with `--noising=sample',
-        '--iterations=2 --products=2` and quad20 ([evidence.md](evidence.md#samples-that-may-be-believed)). '
+        '--iterations=2 --products=2` (`daps` for Fourier magnitudes) and quad20 ([evidence.md](evidence.md#samples-that-may-be-believed)). '
         'The line that it prints says which and why.',
         '',
         '| task | aim | method | steps | PSNR | LPIPS | passes | faces | of |',

@@ -317,6 +317,11 @@ class ChooseTest(parameterized.TestCase):
         self.assertEqual(chosen.method.name, name)
         self.assertIn(words, chosen.words)
 
+    def test_samples_of_phases_are_begun_by_what_can_guess_them(self):
+        chosen = self.choose('samples', 'phase_retrieval')
+        self.assertEqual(chosen.method.name, 'daps')
+        self.assertIn('no coverage was measured', chosen.words)
+
     @parameterized.parameters(
         ({'aim': 'psrn'}, 'aim must be one of psnr, perception'),
         ({'zeta': 1.0}, r'zeta cannot be given with .* as well \(dps, mcg\)'),
