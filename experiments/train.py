@@ -136,13 +136,18 @@ _integer(
     'Parts that a batch is computed in, to save memory.',
     section=_SECTION,
 )
-_choice('optimizer', configs.OPTIMIZERS, 'Which one.', section=_SECTION)
+_choice(
+    'optimizer',
+    configs.OPTIMIZERS,
+    'Which one.',
+    section=_SECTION,
+)
 _number('learning_rate', 'The largest.', above=0, section=_SECTION)
 _integer('warm_up', 'Steps in which it rises.', 0, section=_SECTION)
 _choice(
     'decay', configs.DECAYS, 'How it falls until the end.', section=_SECTION
 )
-_number('weight_decay', 'Of adamw.', at_least=0, section=_SECTION)
+_number('weight_decay', 'Of adamw and muon.', at_least=0, section=_SECTION)
 _number('beta2', 'Of the squares.', at_least=0, section=_SECTION)
 _number('clip', 'Largest norm of a gradient.', above=0, section=_SECTION)
 FLAGS.strings(
@@ -156,7 +161,8 @@ _SECTION = 'loss'
 _choice(
     'weighting',
     configs.WEIGHTINGS,
-    'Of timesteps: all alike, or small noise less.',
+    'Of timesteps: all alike, small noise less, or each level of noise by '
+    'its usual error.',
     section=_SECTION,
 )
 _number('min_snr', 'gamma of min_snr.', above=0, section=_SECTION)

@@ -11,9 +11,9 @@ from invjax.training import data
 
 CROPS = data.CROPS
 FLIPS = data.FLIPS
-OPTIMIZERS = ('adamw', 'adam')
+OPTIMIZERS = ('adamw', 'adam', 'muon')
 DECAYS = ('none', 'cosine', 'linear')
-WEIGHTINGS = ('simple', 'min_snr')
+WEIGHTINGS = ('simple', 'min_snr', 'balanced')
 DTYPES = ('float32', 'bfloat16')
 RESAMPLINGS = ('resblock', 'conv', 'plain')
 
@@ -119,18 +119,19 @@ class Config:
         batch: images of a step.
         accumulate: parts that a batch is computed in, one after the other,
             which takes as much less memory.
-        optimizer: one of OPTIMIZERS.
+        optimizer: one of OPTIMIZERS; see `step.make_optimizer`.
         learning_rate: the largest.
         warm_up: steps in which it rises from 0.
         decay: how it falls to 0 until the last step; one of DECAYS.
-        weight_decay: of adamw, on kernels alone.
+        weight_decay: of kernels alone, by adamw, and by muon of those that it
+            takes as matrices.
         beta2: how long the optimiser remembers squares of gradients.
         clip: the largest norm of a gradient; longer ones are cut to it.
         half_lives: of the averaged weights, in images; the prior is the one of
             them with the smaller held-out loss.
 
-        weighting: `simple`, the same for all timesteps (Ho et al.), or
-            `min_snr`; see `loss.image_loss`.
+        weighting: `simple`, the same for all timesteps (Ho et al.), `min_snr`,
+            or `balanced`; see `loss.image_loss`.
         min_snr: gamma of `min_snr`.
         variance_weight: of the variational bound that the variance learns by;
             0.001 T is Nichol and Dhariwal's at any T.

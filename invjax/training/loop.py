@@ -317,29 +317,35 @@ class _Run:
             ),
             shapes,
         )
-        restored = self.manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(target),
-                rest=ocp.args.JsonRestore(),
-            ),
-        )
-        mark = restored['rest'].get('pictures', self.pictures.mark)
+        rest = self.manager.restore(
+            step, args=ocp.args.Composite(rest=ocp.args.JsonRestore())
+        )['rest']
+        if rest.get('version') != steps.State.version:
+            raise ValueError(
+                f'{self.folder} has a run that another version of this program '
+                'began, whose checkpoints cannot be gone on with; give another '
+                f'out, and go on from its prior with '
+                f'init={self.folder / "prior"}.'
+            )
+        mark = rest['pictures']
         if mark != self.pictures.mark:
             raise ValueError(
                 f'{self.folder} has a run with other pictures than those that '
                 f'{self.config.images} has now ({self.pictures.words}); bring '
                 'them back, or give another out.'
             )
-        batches.set_state(restored['rest']['place'])
-        self.history = page.History(**restored['rest']['history'])
+        batches.set_state(rest['place'])
+        self.history = page.History(**rest['history'])
         self.history.changes += [f'from step {step}: {c}' for c in self.changes]
         self.say(
             f'Going on from step {step:,}'
             + ''.join(f'; {change}' for change in self.changes)
             + '.'
         )
-        return restored['state']
+        return self.manager.restore(
+            step,
+            args=ocp.args.Composite(state=ocp.args.StandardRestore(target)),
+        )['state']
 
     def _save(self, state: steps.State, place: dict[str, Any]) -> None:
         """A checkpoint, unless this step has one."""
@@ -348,6 +354,7 @@ class _Run:
         if self.manager.latest_step() == step:
             return
         rest = {
+            'version': steps.State.version,
             'place': place,
             'pictures': self.pictures.mark,
             'history': self.history.as_dict(),

@@ -24,7 +24,7 @@ class Terms:
     """Which terms the loss has, and how much of each.
 
     Attributes:
-        weighting: `simple` or `min_snr`; see `image_loss`.
+        weighting: `simple`, `min_snr` or `balanced`; see `image_loss`.
         min_snr: gamma.
         variance_weight: lambda of the variational bound over T.
         pooled_weight: of the error of averages.
@@ -70,7 +70,10 @@ def image_loss(
     With `simple` w_t is `output_weight`. With `min_snr`, where snr =
     alpha_bar_t / (1 - alpha_bar_t), w_t = min(snr, gamma) / snr (Hang et al.,
     2023, eq. 7, of the error of the noise, whatever the network says): small
-    noise counts for less.
+    noise counts for less. With `balanced` it is one over the error that is
+    usual at this level of noise, which whoever calls this gives as
+    `output_weight`: every level counts the same, however small its error, as
+    Karras et al. (2024, arXiv 2312.02696) have it by a function that is learned.
 
     `pooled` is there at t >= T / 2 alone, where the error of the whole picture's
     mean, its colour, is a few of thousands of values, which a small network
@@ -88,7 +91,8 @@ def image_loss(
         terms: of the loss.
         output_weight: () 1 for a network that says the noise; else what makes
             its error that of what the network says
-            (`Parametrisation.loss_weights`).
+            (`Parametrisation.loss_weights`). With `balanced` one over the
+            usual error.
     """
     num_train_steps = len(steps.t)
     # The noisiest step comes first.

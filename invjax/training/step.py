@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -19,6 +20,15 @@ from invjax.training import loss
 from invjax.training.config import Config
 
 _DATA = 'data'
+# Levels of noise whose usual errors are kept, each a twentieth of the
+# timesteps, and how much of them an image's error replaces.
+NUM_LEVELS = 20
+_LEVEL_RATE = 0.02
+# Matrices of fewer rows or columns are not Muon's: an image has up to 3 channels,
+# and a learned variance as many more.
+_LEAST_SIDE = 8
+# An error of 0 would weigh without bounds.
+_LEAST_ERROR = 1e-8
 
 
 @flax.struct.dataclass
@@ -30,14 +40,20 @@ class State:
         params: of the network, float32.
         optimizer: its state.
         averages: the averaged parameters, one a half-life.
+        level_errors: (NUM_LEVELS,) the usual error of the noise at each level,
+            the least first.
         is_finite: () bool; once a loss or a gradient is not, nothing moves any
             more, and this stays False.
     """
+
+    # Raise it with each change of the fields: checkpoints have them.
+    version: ClassVar[int] = 2
 
     step: jax.Array
     params: dict
     optimizer: Any
     averages: tuple[dict, ...]
+    level_errors: jax.Array
     is_finite: jax.Array
 
 
@@ -67,21 +83,56 @@ def learning_rate(config: Config) -> optax.Schedule:
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """Clipping, then Adam, for adamw with decay of the kernels."""
+    """Clipping, then Adam or Muon, for adamw and muon with decay of kernels.
+
+    Muon (Jordan et al., 2024) moves a kernel, as a matrix, by the same length in
+    all directions that its gradients have, with updates of the size of Adam's
+    (Liu et al., 2025, arXiv 2502.16982).
+    """
+
+    def is_kernel(params):
+        return jax.tree.map(lambda p: p.ndim > 1, params)
+
+    clip = optax.clip_by_global_norm(config.clip)
+    rate = learning_rate(config)
+    if config.optimizer == 'muon':
+        muon = optax.contrib.muon(
+            rate,
+            weight_decay=config.weight_decay,
+            weight_decay_mask=is_kernel,
+            adam_b2=config.beta2,
+            muon_weight_dimension_numbers=_matrices,
+            # An update is then about as large as Adam's.
+            consistent_rms=0.2,
+        )
+        return optax.chain(clip, muon)
     decay = []
     if config.optimizer == 'adamw':
-        decay = [
-            optax.add_decayed_weights(
-                config.weight_decay,
-                mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
-            )
-        ]
+        decay = [optax.add_decayed_weights(config.weight_decay, is_kernel)]
     return optax.chain(
-        optax.clip_by_global_norm(config.clip),
+        clip,
         optax.scale_by_adam(b1=0.9, b2=config.beta2),
         *decay,
-        optax.scale_by_learning_rate(learning_rate(config)),
+        optax.scale_by_learning_rate(rate),
     )
+
+
+def _matrices(params):
+    """Kernels as matrices from all that comes in to the features that go out.
+
+    Vectors are none. Kernels with the few channels of an image, of the first
+    layer and the last, are not taken as ones: Adam moves those, with Nesterov's
+    momentum.
+    """
+
+    def numbers(leaf):
+        if leaf.ndim < 2 or min(leaf.shape[-2:]) < _LEAST_SIDE:
+            return None
+        return optax.contrib.MuonDimensionNumbers(
+            tuple(range(leaf.ndim - 1)), leaf.ndim - 1
+        )
+
+    return jax.tree.map(numbers, params)
 
 
 def first_state(config: Config, params: dict) -> State:
@@ -91,6 +142,9 @@ def first_state(config: Config, params: dict) -> State:
         params=params,
         optimizer=make_optimizer(config).init(params),
         averages=tuple(jax.tree.map(jnp.copy, params) for _ in range(2)),
+        # That of saying nothing, as a new network does. That of a trained one is
+        # found within some hundred steps.
+        level_errors=jnp.ones(NUM_LEVELS),
         is_finite=jnp.ones((), bool),
     )
 
@@ -145,6 +199,20 @@ def draw_timesteps(key: jax.Array, number: int, num_train_steps: int):
     return jnp.minimum(t, num_train_steps - 1)
 
 
+class Parts(NamedTuple):
+    """What is seen of a batch's loss beside its mean.
+
+    Attributes:
+        means: of the parts of the images' losses.
+        level_sums: (NUM_LEVELS,) sums of the errors of the noise by level.
+        level_counts: (NUM_LEVELS,) of how many images.
+    """
+
+    means: loss.Loss
+    level_sums: jax.Array
+    level_counts: jax.Array
+
+
 def batch_loss(
     params: dict,
     prior: NetworkPrior | Denoiser,
@@ -153,19 +221,37 @@ def batch_loss(
     x_0: jax.Array,
     t: jax.Array,
     noise: jax.Array,
-) -> tuple[jax.Array, loss.Loss]:
-    """The mean loss of some images, and the means of its parts."""
+    level_errors: jax.Array,
+) -> tuple[jax.Array, Parts]:
+    """The mean loss of some images, and what it is made of.
+
+    `level_errors` count with the weighting `balanced` alone.
+    """
     predict = dataclasses.replace(prior, params=params)
-    weights = np.ones(prior.num_train_steps)
-    if isinstance(prior, Denoiser):
+    levels = t * NUM_LEVELS // prior.num_train_steps
+    if terms.weighting == 'balanced':
+        weights = 1 / jnp.maximum(level_errors[levels], _LEAST_ERROR)
+    elif isinstance(prior, Denoiser):
         weights = prior.parametrisation.loss_weights(prior.alpha_bar)
+        weights = jnp.asarray(weights, jnp.float32)[t]
+    else:
+        weights = jnp.ones(len(t))
     each = jax.vmap(
         lambda x_0, t, noise, weight: loss.image_loss(
             predict, x_0, t, noise, steps, terms, weight
         )
-    )(x_0, t, noise, jnp.asarray(weights, jnp.float32)[t])
+    )(x_0, t, noise, weights)
     means = jax.tree.map(jnp.mean, each)
-    return means.total, means
+    is_at = jax.nn.one_hot(levels, NUM_LEVELS)
+    parts = Parts(means, each.error @ is_at, is_at.sum(axis=0))
+    return means.total, parts
+
+
+def update_levels(level_errors: jax.Array, parts: Parts) -> jax.Array:
+    """The usual errors after a batch: each image's replaces a little of it."""
+    kept = (1 - _LEVEL_RATE) ** parts.level_counts
+    mean = parts.level_sums / jnp.maximum(parts.level_counts, 1)
+    return kept * level_errors + (1 - kept) * mean
 
 
 def terms_of(config: Config) -> loss.Terms:
@@ -197,15 +283,15 @@ def make_step(
     root = jax.random.fold_in(jax.random.key(config.seed), 1)
     parts = config.accumulate
 
-    def gradient(params, x_0, t, noise):
-        (_, means), gradient = jax.value_and_grad(batch_loss, has_aux=True)(
-            params, prior, steps, terms, x_0, t, noise
-        )
-        return means, gradient
+    def accumulated(state, *batch):
+        def gradient(*batch):
+            (_, seen), gradient = jax.value_and_grad(batch_loss, has_aux=True)(
+                state.params, prior, steps, terms, *batch, state.level_errors
+            )
+            return seen, gradient
 
-    def accumulated(params, *batch):
         if parts == 1:
-            return gradient(params, *batch)
+            return gradient(*batch)
         # Each part lies over all devices.
         spread = NamedSharding(mesh, PartitionSpec(None, _DATA))
         cut = [
@@ -216,12 +302,16 @@ def make_step(
         ]
 
         def add(total, part):
-            return jax.tree.map(jnp.add, total, gradient(params, *part)), None
+            return jax.tree.map(jnp.add, total, gradient(*part)), None
 
-        shapes = jax.eval_shape(gradient, params, *(v[0] for v in cut))
+        shapes = jax.eval_shape(gradient, *(v[0] for v in cut))
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         total, _ = lax.scan(add, zeros, tuple(cut))
-        return jax.tree.map(lambda value: value / parts, total)
+        seen, gradients = total
+        means, gradients = jax.tree.map(
+            lambda value: value / parts, (seen.means, gradients)
+        )
+        return seen._replace(means=means), gradients
 
     def step(state: State, x_0: jax.Array) -> tuple[State, Metrics]:
         key = jax.random.fold_in(root, state.step)
@@ -230,7 +320,8 @@ def make_step(
         noise = jax.random.normal(key_noise, x_0.shape)
         t, noise = lax.with_sharding_constraint((t, noise), sharded(mesh))
 
-        means, gradients = accumulated(state.params, x_0, t, noise)
+        seen, gradients = accumulated(state, x_0, t, noise)
+        means = seen.means
         norm = optax.tree.norm(gradients)
         is_finite = (
             state.is_finite & jnp.isfinite(means.total) & jnp.isfinite(norm)
@@ -244,6 +335,7 @@ def make_step(
             params=params,
             optimizer=optimizer_state,
             averages=average(config, state, params),
+            level_errors=update_levels(state.level_errors, seen),
             is_finite=is_finite,
         )
         kept = dataclasses.replace(state, is_finite=is_finite)

@@ -206,6 +206,14 @@ class RunTest(parameterized.TestCase):
         self.assertIn('2 of them held out', text)
         self.assertRegex(text, r'Memory: .* GiB on the device at the peak')
 
+    def test_checkpoints_of_another_version_are_refused_with_a_way_on(self):
+        with mock.patch.object(loop.steps.State, 'version', 1):
+            _train(_config(self.out, num_steps=1))
+        with self.assertRaisesRegex(
+            ValueError, 'another version .* init=.*run/prior'
+        ):
+            _train(_config(self.out))
+
     def test_a_longer_run_goes_on_and_keeps_the_last_few(self):
         _train(_config(self.out, num_steps=3))
         lines = []

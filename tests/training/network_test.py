@@ -202,7 +202,7 @@ class ConfigTest(parameterized.TestCase):
         ('rate', {'learning_rate': 0.0}, 'learning_rate must be above 0'),
         ('nan', {'clip': float('nan')}, 'clip must be above 0'),
         ('share', {'held_out': 1.0}, 'held_out must be at least 0 and below'),
-        ('choice', {'weighting': 'snr'}, "simple, min_snr, got 'snr'"),
+        ('choice', {'weighting': 'snr'}, "min_snr, balanced, got 'snr'"),
         ('steps', {'num_steps': 0}, 'num_steps must be a whole number'),
         ('part', {'batch': 2.5}, 'batch must be a whole number'),
         ('lives', {'half_lives': (0, 5)}, 'half_lives must be two'),

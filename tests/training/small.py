@@ -18,17 +18,20 @@ class Small(nn.Module):
     image_size: int = 8
     in_channels: int = 1
     out_channels: int = 2
+    hidden: int = 0
 
     @nn.compact
     def __call__(self, x, t):
         h = nn.Conv(4, (3, 3))(x[None])[0]
         h = nn.silu(h + nn.Dense(4)(jnp.asarray(t, jnp.float32)[None] / 1000))
+        for _ in range(2 if self.hidden else 0):
+            h = nn.silu(nn.Dense(self.hidden)(h))
         return nn.Dense(self.out_channels)(h)
 
 
-def prior(seed=0, num_train_steps=50):
+def prior(seed=0, num_train_steps=50, hidden=0):
     """A prior of it with new parameters."""
-    module = Small()
+    module = Small(hidden=hidden)
     params = module.init(jax.random.key(seed), jnp.zeros((8, 8, 1)), 0)
     return NetworkPrior(
         params['params'], module, num_train_steps=num_train_steps

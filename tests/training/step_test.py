@@ -11,7 +11,7 @@ import pytest
 from absl.testing import absltest, parameterized
 
 from invjax import schedule
-from invjax.training import Config
+from invjax.training import Config, loss
 from invjax.training import step as steps
 from tests.training import small
 
@@ -40,7 +40,8 @@ def _images(seed=0):
 
 def _run(config, number=3, devices=None, images=_images):
     """The state and metrics after some steps."""
-    prior = small.prior()
+    # Muon takes only a matrix of 8 rows and columns or more.
+    prior = small.prior(hidden=8 if config.optimizer == 'muon' else 0)
     mesh = steps.make_mesh(config, devices)
     compiled = steps.compile_step(config, prior, mesh)
     state = jax.device_put(
@@ -77,6 +78,7 @@ class StepTest(parameterized.TestCase):
                 _images()[part],
                 t[part],
                 noise[part].astype(np.float32),
+                jnp.ones(steps.NUM_LEVELS),
             )[0]
 
         together = gradient(slice(None))
@@ -84,10 +86,19 @@ class StepTest(parameterized.TestCase):
         mean = jax.tree.map(lambda *leaves: sum(leaves) / _BATCH, *each)
         assert_trees_close(together, mean, 1e-5)
 
-    def test_parts_change_nothing_but_the_rounding(self):
-        whole, seen = _run(_config())
-        parts, seen_of_parts = _run(_config(accumulate=4))
+    @parameterized.parameters('simple', 'balanced')
+    def test_parts_change_nothing_but_the_rounding(self, weighting):
+        whole, seen = _run(_config(weighting=weighting))
+        parts, seen_of_parts = _run(_config(weighting=weighting, accumulate=4))
         assert_trees_close(seen_of_parts, seen, 1e-5)
+        np.testing.assert_allclose(
+            parts.level_errors, whole.level_errors, rtol=1e-5
+        )
+        # What was seen at a level is what later images of it are weighed by.
+        self.assertGreater(np.abs(whole.level_errors - 1).max(), 0.01)
+        _, simple = _run(_config())
+        is_same = abs(seen.loss.total - simple.loss.total) < 1e-6
+        self.assertEqual(is_same, weighting == 'simple')
         # Adam divides by the gradient's size, and so enlarges rounding.
         assert_trees_close(parts.params, whole.params, 1e-4)
 
@@ -200,6 +211,56 @@ class TimestepsTest(parameterized.TestCase):
             np.testing.assert_allclose(counts, 200, atol=5 * 200**0.5)
 
 
+class LevelsTest(parameterized.TestCase):
+    def test_balanced_weighs_each_error_by_what_is_usual_at_its_level(self):
+        prior = small.prior()
+        rows = schedule.reverse_steps(prior.alpha_bar)
+        terms = loss.Terms(weighting='balanced', variance_weight=0.0)
+        rng = np.random.default_rng(0)
+        usual = rng.uniform(0.1, 3, steps.NUM_LEVELS).astype(np.float32)
+        noise = rng.standard_normal((4, 8, 8, 1), np.float32)
+        # Of 50 timesteps a level has two or three.
+        t = np.array([0, 2, 3, 49])
+        total, parts = steps.batch_loss(
+            prior.params, prior, rows, terms, _images()[:4], t, noise, usual
+        )
+        errors = []
+        for i in range(4):
+            alpha_bar = prior.alpha_bar[t[i]]
+            x_t = np.sqrt(alpha_bar) * _images()[i]
+            x_t = x_t + np.sqrt(1 - alpha_bar) * noise[i]
+            eps = prior(x_t.astype(np.float32), t[i]).eps
+            errors.append(np.square(eps - noise[i]).mean())
+        levels = [0, 0, 1, 19]
+        expected = np.mean(np.array(errors) / usual[levels])
+        np.testing.assert_allclose(total, expected, rtol=1e-5)
+        np.testing.assert_allclose(
+            np.asarray(parts.level_sums)[[0, 1, 19]],
+            [errors[0] + errors[1], errors[2], errors[3]],
+            rtol=1e-5,
+        )
+        np.testing.assert_array_equal(
+            parts.level_counts, np.bincount(levels, minlength=20)
+        )
+
+    def test_the_usual_error_is_that_of_late_and_stays_where_none_was_seen(
+        self,
+    ):
+        seen = steps.Parts(
+            None,
+            jnp.zeros(steps.NUM_LEVELS).at[3].set(0.5),
+            jnp.zeros(steps.NUM_LEVELS).at[3].set(2),
+        )
+        levels = jnp.ones(steps.NUM_LEVELS)
+        once = steps.update_levels(levels, seen)
+        # Two images one after the other, each of a fiftieth.
+        np.testing.assert_allclose(once[3], 0.25 + 0.75 * 0.98**2, rtol=1e-6)
+        for _ in range(500):
+            levels = steps.update_levels(levels, seen)
+        np.testing.assert_allclose(levels[3], 0.25, rtol=1e-4)
+        np.testing.assert_array_equal(np.delete(levels, 3), 1)
+
+
 class AverageTest(parameterized.TestCase):
     def test_half_is_forgotten_within_a_half_life(self):
         config = _config(half_lives=(80, 160))
@@ -260,13 +321,70 @@ class OptimizerTest(parameterized.TestCase):
         ]
         np.testing.assert_allclose(moments[0], [0.3, 0], rtol=1e-5)
 
+    def test_muon_moves_a_kernel_by_the_same_in_all_its_directions(self):
+        rng = np.random.default_rng(0)
+        shape = 3, 3, 8, 16
+        # Directions of a gradient that differ by a factor of 100.
+        left, _, right = np.linalg.svd(rng.standard_normal((72, 16)), False)
+        sizes = np.geomspace(0.01, 1, 16)
+        gradient = ((left * sizes) @ right).astype(np.float32)
+        config = _config(optimizer='muon', weight_decay=0.0, clip=1e6)
+        optimizer = steps.make_optimizer(config)
+        # Two channels of an image, or an image's mean and variance.
+        gradients = {
+            'kernel': gradient.reshape(shape),
+            'first': jnp.full((3, 3, 2, 16), -3.0),
+            'last': jnp.full((3, 3, 16, 6), 0.01),
+            'bias': jnp.linspace(-1, 2.1, 16),
+        }
+        params = jax.tree.map(jnp.ones_like, gradients)
+        updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+        update = np.reshape(updates['kernel'], (72, 16))
+        found = -np.diag(left.T @ update @ right.T)
+        # About as large as an update of Adam, and orthogonal but for a factor
+        # of 0.5 to 1.5 that its five iterations leave.
+        self.assertGreater(found.min(), 0.3 * found.max())
+        root_mean_square = np.sqrt(np.mean(np.square(update)))
+        np.testing.assert_allclose(
+            root_mean_square, 0.2 * config.learning_rate, rtol=0.3
+        )
+        # The others are Adam's, whose first update is the rate, whatever the
+        # gradient's size, times what Nesterov's momentum makes of it with
+        # beta_1 = 0.9: 0.9 (1 - 0.9) / (1 - 0.9^2) + 1.
+        for name in ('first', 'last', 'bias'):
+            expected = -np.sign(gradients[name]) * (0.09 / 0.19 + 1)
+            np.testing.assert_allclose(
+                updates[name] / config.learning_rate, expected, rtol=1e-4
+            )
+
+    def test_muon_learns_and_decays_kernels_alone(self):
+        config = _config(pooled_weight=0.0, optimizer='muon')
+        _, before = _run(config, 1)
+        _, after = _run(config, 200)
+        self.assertLess(after.loss.total, 0.9 * before.loss.total)
+
+        config = _config(optimizer='muon', weight_decay=0.1, learning_rate=0.5)
+        params = {
+            'kernel': jnp.ones((8, 8)),
+            'narrow': jnp.ones((3, 3, 1, 8)),
+            'bias': jnp.ones(8),
+        }
+        optimizer = steps.make_optimizer(config)
+        nothing = jax.tree.map(jnp.zeros_like, params)
+        updates, _ = optimizer.update(nothing, optimizer.init(params), params)
+        np.testing.assert_allclose(updates['kernel'], -0.05, rtol=1e-5)
+        np.testing.assert_array_equal(updates['bias'], 0)
+        # Those of the first layer and the last are Adam's, without decay.
+        np.testing.assert_array_equal(updates['narrow'], 0)
+
 
 def _compare_devices():
-    one, seen_of_one = _run(_config(), devices=jax.devices()[:1])
-    for accumulate in (1, 2):
-        both, seen = _run(_config(accumulate=accumulate))
-        assert_trees_close(seen, seen_of_one, 1e-5)
-        assert_trees_close(both, one, 1e-4)
+    for more in ({}, {'weighting': 'balanced', 'optimizer': 'muon'}):
+        one, seen_of_one = _run(_config(**more), devices=jax.devices()[:1])
+        for accumulate in (1, 2):
+            both, seen = _run(_config(accumulate=accumulate, **more))
+            assert_trees_close(seen, seen_of_one, 1e-5)
+            assert_trees_close(both, one, 1e-4)
     print(f'{len(jax.devices())} devices agree with 1')
 
 
