@@ -213,7 +213,7 @@ class Settings:
             f'{n}={v!r}'
             for n in self.kinds
             for v in [getattr(self, n)]
-            if not _is_same(v, default[n])
+            if not is_same(v, default[n])
         )
         return f'{type(self).__name__}({given})'
 
@@ -325,7 +325,8 @@ def _what_is_wrong(value, kind, last_t) -> str | None:
     return None if right else f'{must_be}, got {value!r}'
 
 
-def _is_same(value, default) -> bool:
+def is_same(value, default) -> bool:
+    """Whether a setting is at its default; what is traced is not."""
     try:
         return bool(np.all(value == default))
     except (TypeError, ValueError, jax.errors.JAXTypeError):

@@ -112,9 +112,14 @@ class ResolveTest(parameterized.TestCase):
 
     def test_what_is_given_comes_on_top(self):
         found = restoration.resolve(
-            'dps', PRIOR, 'gaussian_deblur', settings={'zeta': 2.0, 'eta': 0.5}
+            'dps',
+            PRIOR,
+            'gaussian_deblur',
+            settings={'zeta': 2.0, 'transition': 'ddim', 'eta': 0.5},
         )
-        expected = DPS(2.0, transition=Transition(eta=0.5, clip=False))
+        expected = DPS(
+            2.0, transition=Transition(kind='ddim', eta=0.5, clip=False)
+        )
         self.assertEqual(found.method, expected)
 
     def test_a_value_is_taken_as_it_is(self):

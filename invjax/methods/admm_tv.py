@@ -67,6 +67,9 @@ class ADMMTV(Method):
     weight: Number = not_negative(4.0)
     rho: Number = positive(10.0)
 
+    def read_of_transition(self):
+        return ()
+
     def start(self, key, problem, steps):
         del key, steps
         # The pseudo-inverse of a blur carries noise far out of range.

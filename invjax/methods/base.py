@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from invjax.diffusion import ANCESTRAL, Transition, diffuse_once, tweedie
 from invjax.problem import Problem
 from invjax.schedule import Steps
-from invjax.settings import Number, Settings
+from invjax.settings import Number, Settings, is_same
 from invjax.types import OPERATOR_WORDS, Info, Operator
 
 # The fields of `Transition`, which every method has, under the names that flags
 # and records use.
-_TRANSITION = {
+TRANSITION = {
     'transition': 'kind',
     'variance': 'variance',
     'eta': 'eta',
@@ -41,7 +41,8 @@ class Method(Settings):
     version: ClassVar[int] = 1
     # What of an operator it asks for: a protocol of `invjax.types`.
     needs: ClassVar[type] = Operator
-    # Whether its step is its own, and not the transition's plus a correction.
+    # Whether its step is its own, and not the transition's plus a correction: of
+    # the transition it then reads what `read_of_transition` says.
     has_own_step: ClassVar[bool] = False
     # Whether how often it evaluates the prior depends on what it sees.
     stops_by_value: ClassVar[bool] = False
@@ -104,6 +105,10 @@ class Method(Settings):
         """`needs`, or less where a choice asks for less."""
         return self.needs
 
+    def read_of_transition(self) -> tuple[str, ...]:
+        """Of the transition's settings those that its step reads."""
+        return ('clip',) if self.has_own_step else tuple(TRANSITION)
+
     def check_operator(self, operator) -> None:
         """Refuse, with a ValueError, an operator that it cannot do."""
         needed = self.needs_of_operator()
@@ -125,7 +130,7 @@ class Method(Settings):
     @classmethod
     def setting_names(cls) -> tuple[str, ...]:
         """The names that `of` takes."""
-        return (*cls.hyperparameters(), *_TRANSITION)
+        return (*cls.hyperparameters(), *TRANSITION)
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Self:
@@ -140,7 +145,7 @@ class Method(Settings):
                 of its range.
         """
         cls.check_names(settings)
-        own = {n: v for n, v in settings.items() if n not in _TRANSITION}
+        own = {n: v for n, v in settings.items() if n not in TRANSITION}
         for name, value in own.items():
             # Flags and files give 8.0 for what is a whole number.
             if isinstance(value, float) and isinstance(
@@ -148,7 +153,7 @@ class Method(Settings):
             ):
                 own[name] = int(value) if value.is_integer() else value
         transition = Transition(
-            **{_TRANSITION[n]: v for n, v in settings.items() if n not in own}
+            **{TRANSITION[n]: v for n, v in settings.items() if n not in own}
         )
         return cls(**own, transition=transition)
 
@@ -168,23 +173,42 @@ class Method(Settings):
         One at its default says nothing: a record has all settings.
         """
         defaults = type(self)()
+        read = self.read_of_transition()
+        needed = dict(self.only_with)
+        if 'transition' in read:
+            needed |= {'eta': ('transition', 'ddim')}
+            needed |= {'variance': ('transition', 'ddpm')}
         for name in names:
-            if name not in self.only_with:
+            if name not in needed and name not in TRANSITION:
                 continue
-            field, value = self.only_with[name]
-            is_said = getattr(self, name) != getattr(defaults, name)
-            if is_said and getattr(self, field) != value:
+            if is_same(self._setting(name), defaults._setting(name)):
+                continue
+            if name in TRANSITION and name not in read:
                 raise ValueError(
-                    f'{name} of {self.name} is read with {field}={value} '
-                    f'alone, and {field} is {getattr(self, field)}.'
+                    f'{name} is not read by {self.name}, whose step is its own; '
+                    'of the transition it reads, as it is set, '
+                    f'{", ".join(read) or "nothing"}.'
                 )
+            if name in needed:
+                field, value = needed[name]
+                if self._setting(field) != value:
+                    raise ValueError(
+                        f'{name} of {self.name} is read with {field}={value} '
+                        f'alone, and {field} is {self._setting(field)}.'
+                    )
+
+    def _setting(self, name: str):
+        """The value of one setting, by its name in `of`."""
+        if name in TRANSITION:
+            return getattr(self.transition, TRANSITION[name])
+        return getattr(self, name)
 
     def settings(self) -> dict[str, Any]:
         """The inverse of `of`: all settings as plain data."""
         own = {n: _plain(getattr(self, n)) for n in self.hyperparameters()}
         return own | {
             name: _plain(getattr(self.transition, field))
-            for name, field in _TRANSITION.items()
+            for name, field in TRANSITION.items()
         }
 
     def describe(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from invjax import consistency
 from invjax.diffusion import posterior_mean
-from invjax.methods.base import Method, observe, repeat_step
+from invjax.methods.base import TRANSITION, Method, observe, repeat_step
 from invjax.settings import Number, choice, count
 from invjax.types import SpectralOperator
 
@@ -34,7 +34,8 @@ class DDNM(Method):
         travel: () how often each step is taken, 1 or more. May be traced.
         noise_model: one of `plus` and `plain`. `plus` takes the ancestral step of
             posterior variance whatever the transition says.
-        transition: how the prior's step is taken by `plain`.
+        transition: how the prior's step is taken by `plain`; `plus` reads its
+            `clip` alone.
     """
 
     name = 'ddnm'
@@ -43,6 +44,10 @@ class DDNM(Method):
 
     travel: Number = count(1)
     noise_model: str = choice('plus', 'plain')
+
+    def read_of_transition(self):
+        is_read = self.noise_model == 'plain'
+        return tuple(TRANSITION) if is_read else ('clip',)
 
     def _step_once(self, key, x_t, step, problem, prior):
         prediction = prior(x_t, step.t)

@@ -78,6 +78,9 @@ class DIP(Method):
     discrepancy: Number = not_negative(1.0)
     channels: int = size(32)
 
+    def read_of_transition(self):
+        return ()
+
     def start(self, key, problem, steps):
         del steps
         key_code, key_weights = jax.random.split(key)

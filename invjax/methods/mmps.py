@@ -72,6 +72,7 @@ import jax.numpy as jnp
 from invjax import consistency
 from invjax.diffusion import Transition
 from invjax.methods.base import (
+    TRANSITION,
     Method,
     corrected_step,
     estimate_and_transpose,
@@ -124,6 +125,10 @@ class MMPS(Method):
     noising: str = choice('mix', 'transition', 'sample')
     iterations: int = size(1)
     products: int = size(1)
+
+    def read_of_transition(self):
+        is_read = self.noising == 'transition'
+        return tuple(TRANSITION) if is_read else ('clip',)
 
     def update(self, key, x_t, state, step, problem, prior):
         x0_hat, transpose, prediction = estimate_and_transpose(x_t, step, prior)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from invjax.diffusion import diffuse
-from invjax.methods.base import Method, observe, repeat_step
+from invjax.methods.base import TRANSITION, Method, observe, repeat_step
 from invjax.settings import Number, count
 from invjax.types import MaskOperator
 
@@ -31,6 +31,9 @@ class RePaint(Method):
     has_own_step = True
 
     resamplings: Number = count(4)
+
+    def read_of_transition(self):
+        return tuple(TRANSITION)
 
     def update(self, key, x_t, state, step, problem, prior):
         mask = problem.operator.mask_of_x()

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from invjax.diffusion import diffuse
-from invjax.methods.base import Method
+from invjax.methods.base import TRANSITION, Method
 from invjax.methods.unconditional import Unconditional
 from invjax.settings import Number, timestep
 
@@ -34,6 +34,9 @@ class SDEdit(Method):
     )
 
     tau: Number = timestep(400)
+
+    def read_of_transition(self):
+        return tuple(TRANSITION)
 
     def start(self, key, problem, steps):
         y = problem.y

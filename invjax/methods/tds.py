@@ -46,6 +46,9 @@ class TDS(Method):
     spread: Number = positive(1.0)
     particles: int = size(8)
 
+    def read_of_transition(self):
+        return 'variance', 'clip'
+
     def start(self, key, problem, steps):
         del steps
         x = jax.random.normal(key, (self.particles, *problem.image_shape))

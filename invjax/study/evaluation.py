@@ -21,6 +21,7 @@ from invjax import (
 )
 from invjax import tuning as criteria
 from invjax.methods import METHODS, Method
+from invjax.methods.base import TRANSITION
 from invjax.study import running, summaries
 from invjax.study.cells import PassingFolder, cell_id, read, read_picture
 from invjax.study.plan import MEASUREMENT, Data, Plan, make_data
@@ -66,11 +67,19 @@ class Run(NamedTuple):
         return f'{self.name} {setting_words(of_value, self.name)}'.strip()
 
     def resolve(self, prior=None, task=None, settings=None) -> Method:
-        """The method with all its settings; see `restoration.resolve`."""
-        more = {**(settings or {}), **dict(self.settings)}
-        return restoration.resolve(
-            self.method, prior, task, self.num_steps, more
-        ).method
+        """The method with all its settings; see `restoration.resolve`.
+
+        Of `settings`, which several runs share, those of the transition are left
+        out where its step does not read them.
+        """
+        own = {**(settings or {}), **dict(self.settings)}
+        shared = {name: own.pop(name) for name in TRANSITION if name in own}
+        given = (self.method, prior, task, self.num_steps)
+        read = restoration.resolve(*given, own).method.read_of_transition()
+        for name, value in shared.items():
+            if name in read or name in dict(self.settings):
+                own[name] = value
+        return restoration.resolve(*given, own).method
 
 
 class Row(NamedTuple):

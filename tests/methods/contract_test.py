@@ -9,7 +9,6 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from invjax import operators, problem, sampler
-from invjax.diffusion import Transition
 from invjax.methods import METHODS, able_methods, method_class
 from invjax.methods.base import Method
 from invjax.operators.mask import Mask
@@ -311,20 +310,22 @@ class SettingsMatterTest(parameterized.TestCase):
         ]
         self.assertGreater(np.abs(images[0] - images[1]).max(), 1e-4)
 
-    @parameterized.parameters(*METHODS)
-    def test_of_the_transition_it_reads_what_it_says(self, name):
+    @parameterized.parameters(
+        *((name, {}) for name in METHODS if name != 'ddnm'),
+        ('ddnm', {'noise_model': 'plain'}),
+        ('mmps', {'noising': 'transition'}),
+        ('mmps', {'noising': 'sample'}),
+    )
+    def test_of_the_transition_it_reads_what_it_says(self, name, own):
         # Two transitions give one program if what differs is not read.
         cls = METHODS[name]
-        own = {
-            'ddnm': {'noise_model': 'plain'},
-            'mmps': {'noising': 'transition'},
-        }.get(name, {})
         case = dense.case_of('random_inpainting', 0.1)
         prior = dense.LearnedVariance.of(case.prior, 0.5)
         x_t, state = cls.of(own).start(dense.KEY, case.problem, case.steps)
 
-        def program(**transition):
-            method = cls.of(own).replace(transition=Transition(**transition))
+        def program(**settings):
+            method = cls.of({**own, **settings})
+
             traced = jax.make_jaxpr(method.update)(
                 dense.KEY, x_t, state, case.row(3), case.problem, prior
             )
@@ -332,15 +333,51 @@ class SettingsMatterTest(parameterized.TestCase):
             return re.sub('0x[0-9a-f]+', '', str(traced))
 
         programs = {
-            'kind': (program(), program(kind='ddim')),
+            'transition': (program(), program(transition='ddim')),
             'variance': (program(), program(variance='beta')),
-            'eta': (program(kind='ddim', eta=0.5), program(kind='ddim')),
+            'eta': (
+                program(transition='ddim', eta=0.5),
+                program(transition='ddim'),
+            ),
             'clip': (program(), program(clip=False)),
         }
-        text = cls.meanings()['transition']
+        read = cls.of(own).read_of_transition()
         for field, (one, other) in programs.items():
-            is_read = field in text or "how the prior's step is taken" in text
-            self.assertEqual(one != other, is_read, field)
+            self.assertEqual(one != other, field in read, field)
+
+    def test_ddnm_plus_reads_it_for_what_it_reports_alone(self):
+        measured = measured_by()
+        x, info = sample('ddnm', measured)
+        other, seen = sample('ddnm', measured, transition='ddim')
+        np.testing.assert_array_equal(other, x)
+        self.assertGreater(np.abs(seen.guidance - info.guidance).max(), 1e-4)
+        self.assertEqual(METHODS['ddnm']().read_of_transition(), ('clip',))
+
+    def test_what_is_not_read_of_the_transition_is_refused(self):
+        for name, given, words in (
+            (
+                'diffpir',
+                {'variance': 'beta'},
+                'variance is not read by diffpir',
+            ),
+            ('dip', {'clip': False}, 'set, nothing'),
+            ('tds', {'eta': 0.5}, 'set, variance, clip'),
+            ('dps', {'eta': 0.5}, 'eta of dps is read with transition=ddim'),
+            ('mmps', {'noising': 'sample', 'transition': 'ddim'}, 'set, clip'),
+            (
+                'dps',
+                {'transition': 'ddim', 'variance': 'beta'},
+                'variance of dps is read with transition=ddpm alone',
+            ),
+        ):
+            with self.assertRaisesRegex(ValueError, words):
+                METHODS[name].of(given).check_read(given)
+        for name, given in (
+            ('diffpir', {'clip': False, 'variance': 'learned'}),
+            ('dps', {'eta': 0.5, 'transition': 'ddim'}),
+            ('mmps', {'noising': 'transition', 'variance': 'beta'}),
+        ):
+            METHODS[name].of(given).check_read(given)
 
 
 class OperatorTest(parameterized.TestCase):

@@ -191,6 +191,20 @@ class RunsTest(absltest.TestCase):
         )
         self.assertEqual(make_runs(['dps'], '10,20'), [Run('dps', '10,20')])
 
+    def test_of_shared_settings_a_run_has_those_that_it_reads(self):
+        shared = {'variance': 'beta', 'clip': False}
+        for method, expected in (
+            ('dps', ('beta', False)),
+            ('ddrm', ('learned', False)),
+            ('dip', ('learned', True)),
+        ):
+            found = Run(method, 5).resolve(_PRIOR, 'denoising', shared)
+            transition = found.transition
+            self.assertEqual((transition.variance, transition.clip), expected)
+        # What is its own is refused.
+        with self.assertRaisesRegex(ValueError, 'clip is not read by dip'):
+            Run('dip', 5, (('clip', False),)).resolve(_PRIOR, 'denoising')
+
     def test_values_of_a_method_are_told_apart_and_names_are_not(self):
         self.assertEqual(Run('dps').line, 'dps')
         self.assertEqual(Run(invjax.dps).line, 'dps')
