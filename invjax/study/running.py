@@ -65,6 +65,18 @@ def score(x, truth, problem: Problem, distances=()) -> dict[str, float]:
     return {name: float(found[name]) for name in order if name in found}
 
 
+@jax.jit
+def _lpips(x, truths, distances):
+    """LPIPS of (N, H, W, C) images by variant, each (N,)."""
+
+    def of_one(pair):
+        return {f'lpips_{lpips.variant}': lpips(*pair) for lpips in distances}
+
+    # One after the other takes a CPU several times as long; the features of all
+    # of them may not fit a GPU.
+    return jax.lax.map(of_one, (x, truths), batch_size=8)
+
+
 def compute(
     folder: str | os.PathLike,
     plan: Plan,
@@ -240,6 +252,17 @@ class _Work:
         failed = np.concatenate(
             [batch.first_nonfinite_step(result.info) for result in results]
         )
+        truths = [self.data.truth(self.cells[i]['image']) for i in filled]
+        distances = {}
+        if self.data.distances and any(truth is not None for truth in truths):
+            # Of what has no truth the distance is not looked at.
+            others = [
+                mine if truth is None else truth
+                for mine, truth in zip(x, truths, strict=True)
+            ]
+            distances = jax.device_get(
+                _lpips(x, np.stack(others), tuple(self.data.distances))
+            )
         for place, index in enumerate(todo):
             cell = self.cells[index]
             if failed[place] >= 0:
@@ -249,8 +272,10 @@ class _Work:
                     f'{failed[place]}.'
                 )
             seen, held_out = self.parts[self.lanes.rows[index]]
-            truth = self.data.truth(cell['image'])
-            scores = score(x[place], truth, seen, self.data.distances)
+            scores = score(x[place], truths[place], seen)
+            if truths[place] is not None:
+                for name, values in distances.items():
+                    scores[name] = float(values[place])
             if held_out is not None:
                 scores['held_out'] = float(
                     tuning.chi_square(x[place], held_out)

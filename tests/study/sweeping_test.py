@@ -3,6 +3,8 @@
 import pathlib
 import tempfile
 
+import flax.struct
+import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
@@ -18,6 +20,16 @@ _PRIOR = gaussian.GaussianPrior.isotropic(np.zeros(_SHAPE), 0.2, _ALPHA_BAR)
 _TRUTHS = np.random.default_rng(0).uniform(-1, 1, (3, *_SHAPE))
 _STEPS = 5
 _ZETAS = (0.5, 2.0)
+
+
+@flax.struct.dataclass
+class Furthest:
+    """A distance in the place of LPIPS."""
+
+    variant: str = flax.struct.field(pytree_node=False, default='furthest')
+
+    def __call__(self, x, reference):
+        return jnp.max(jnp.abs(jnp.clip(x, -1, 1) - reference))
 
 
 class SweepTest(absltest.TestCase):
@@ -136,6 +148,36 @@ class SweepTest(absltest.TestCase):
         problem = self.problems()[0].replace(truth=None)
         found = invjax.sweep(problem, _PRIOR, 'ddnm', num_steps=_STEPS)
         self.assertEqual([*found.rows()[1].scores], ['chi_square'])
+
+    def test_each_restoration_is_as_far_from_its_own_truth_as_it_is_said_to_be(
+        self,
+    ):
+        problems = self.problems()
+        problems[1] = problems[1].replace(truth=None)
+        # Four cells in batches of three, of which the second is filled up.
+        found = invjax.sweep(
+            [*problems, problems[0]],
+            _PRIOR,
+            'wiener',
+            num_steps=_STEPS,
+            first_image=7,
+            distances=[Furthest()],
+            max_lanes=3,
+        )
+        restored = {
+            cell['protocol']['image']: cell['scores']
+            for cell in found.cells
+            if cell['protocol']['method'] == 'wiener'
+        }
+        self.assertNotIn('lpips_furthest', restored[8])
+        for image, truth in ((7, 0), (9, 2), (10, 0)):
+            _, picture = found.pictures(image).values()
+            # A picture has 256 levels.
+            self.assertAlmostEqual(
+                restored[image]['lpips_furthest'],
+                np.abs(np.clip(picture, -1, 1) - _TRUTHS[truth]).max(),
+                delta=1.5 / 255,
+            )
 
     def test_a_folder_keeps_cells_and_a_larger_sweep_adds_to_them(self):
         with tempfile.TemporaryDirectory() as folder:
