@@ -232,8 +232,8 @@ def batch_loss(
     if terms.weighting == 'balanced':
         weights = 1 / jnp.maximum(level_errors[levels], _LEAST_ERROR)
     elif isinstance(prior, Denoiser):
-        weights = prior.parametrisation.loss_weights(prior.alpha_bar)
-        weights = jnp.asarray(weights, jnp.float32)[t]
+        of_all = prior.parametrisation.loss_weights(prior.alpha_bar)
+        weights = jnp.asarray(of_all, jnp.float32)[t]
     else:
         weights = jnp.ones(len(t))
     each = jax.vmap(
