@@ -45,6 +45,8 @@ def _config(out, **kwargs):
         'batch': 8,
         'num_steps': _STEPS,
         'learning_rate': 0.01,
+        # It has a state of its own, from which a run goes on.
+        'weighting': 'balanced',
         'warm_up': 2,
         'flips': 'all',
         'save_every': 1,
