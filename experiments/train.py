@@ -136,12 +136,7 @@ _integer(
     'Parts that a batch is computed in, to save memory.',
     section=_SECTION,
 )
-_choice(
-    'optimizer',
-    configs.OPTIMIZERS,
-    'Which one.',
-    section=_SECTION,
-)
+_choice('optimizer', configs.OPTIMIZERS, 'Which one.', section=_SECTION)
 _number('learning_rate', 'The largest.', above=0, section=_SECTION)
 _integer('warm_up', 'Steps in which it rises.', 0, section=_SECTION)
 _choice(
