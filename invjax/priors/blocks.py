@@ -58,8 +58,7 @@ class Conv(nn.Module):
         kernel = kernel.astype(self.dtype)
         if self.stride == 2:
             return layers.conv_stride_2(x, kernel, self.padding) + bias
-        convolve = layers.pointwise if self.size == 1 else layers.conv
-        return convolve(x, kernel) + bias
+        return layers.conv(x, kernel) + bias
 
 
 class GroupNorm(nn.Module):

@@ -16,6 +16,9 @@ from jax.interpreters import ad, batching, mlir
 from invjax.priors import winograd
 
 _CONV_DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
+# Of the filtering of a batch on a CPU: the size of its tiles, and the fewest images.
+_TILE = 4
+_LEAST_IMAGES = 4
 
 
 def _plain_conv(x, kernel, stride=1, padding=None):
@@ -45,6 +48,9 @@ def conv(x, kernel):
     -   The kernel gradient of a batch is one convolution over all its images,
         where a custom gradient would make one kernel for each and add them up,
         which takes a training step seven times as long.
+    -   On a CPU the convolutions of a batch, and their gradients, are filtered
+        (`winograd`), where that is faster.
+    -   With a kernel of 1 x 1 it is a matrix product.
 
     Args:
         x: (H, W, I).
@@ -53,70 +59,119 @@ def conv(x, kernel):
     Returns:
         (H, W, O).
     """
-    return _conv_p.bind(x[None], kernel)[0]
+    return _conv_p.bind(x[None], kernel, turned=False)[0]
 
 
+# With `turned` the kernel, (k, k, O, I), is turned first.
 _conv_p = jax.extend.core.Primitive('conv')
-_conv_p.def_impl(jax.jit(_plain_conv))
+
+
+def _turn(kernel):
+    """The kernel of the input gradient: (k, k, I, O) to (k, k, O, I)."""
+    return kernel[::-1, ::-1].swapaxes(2, 3)
+
+
+def _conv(x, kernel, *, turned):
+    kernel = _turn(kernel) if turned else kernel
+    return x @ kernel[0, 0] if len(kernel) == 1 else _plain_conv(x, kernel)
+
+
+def _conv_on_cpu(x, kernel, *, turned):
+    if not _is_filtered(x, kernel):
+        return _conv(x, kernel, turned=turned)
+    transformed = winograd.transform_kernel(kernel, _TILE, turned)
+    return winograd.convolve(x, transformed, turned)
+
+
+_conv_p.def_impl(jax.jit(_conv_p.bind, static_argnames='turned'))
+for platform, function in (None, _conv), ('cpu', _conv_on_cpu):
+    mlir.register_lowering(
+        _conv_p,
+        mlir.lower_fun(function, multiple_results=False),
+        platform=platform,
+    )
 
 
 @_conv_p.def_abstract_eval
-def _conv_shape(x, kernel):
-    return jax.core.ShapedArray((*x.shape[:3], kernel.shape[3]), x.dtype)
+def _conv_shape(x, kernel, *, turned):
+    features = kernel.shape[2 if turned else 3]
+    return jax.core.ShapedArray((*x.shape[:3], features), x.dtype)
 
 
-def _conv_batch(args, axes):
+def _conv_batch(args, axes, *, turned):
     """The rule of `vmap`: images of a batch go where images go already."""
     x, kernel = args
     x_axis, kernel_axis = axes
     if kernel_axis is not None:
-        return jax.vmap(_plain_conv, axes)(x, kernel), 0
+        conv = functools.partial(_conv, turned=turned)
+        return jax.vmap(conv, axes)(x, kernel), 0
     x = jnp.moveaxis(x, x_axis, 0)
-    out = _conv_p.bind(x.reshape(-1, *x.shape[2:]), kernel)
+    out = _conv_p.bind(x.reshape(-1, *x.shape[2:]), kernel, turned=turned)
     return out.reshape(*x.shape[:2], *out.shape[1:]), 0
 
 
-def _input_gradient(cotangent, x, kernel):
+def _input_gradient(cotangent, x, kernel, *, turned):
     del x
-    turned = kernel[::-1, ::-1].swapaxes(2, 3)
-    return _conv_p.bind(cotangent, turned)
+    return _conv_p.bind(cotangent, kernel, turned=not turned)
 
 
-def _kernel_gradient(cotangent, x, kernel):
+def _kernel_gradient(cotangent, x, kernel, *, turned):
+    if turned:
+        # It convolves the cotangent of another convolution's output.
+        x, cotangent = cotangent, x
     shape = jax.ShapeDtypeStruct(kernel.aval.shape, kernel.aval.dtype)
 
     def plain(x, cotangent):
-        transpose = jax.linear_transpose(lambda k: _plain_conv(x, k), shape)
-        return transpose(cotangent)[0]
+        conv = functools.partial(_conv, turned=False)
+        return jax.linear_transpose(lambda k: conv(x, k), shape)(cotangent)[0]
 
-    def filtered(x, cotangent):
-        return winograd.kernel_gradient(x, cotangent, tile=4)
+    def on_cpu(x, cotangent):
+        _, height, width, _ = x.shape
+        if shape.shape[0] == 1 and height * width >= max(shape.shape):
+            return _pointwise_kernel_gradient(x, cotangent)
+        if _is_filtered(x, shape):
+            return winograd.kernel_gradient(x, cotangent, _TILE)
+        return plain(x, cotangent)
 
-    return lax.platform_dependent(
-        x,
-        cotangent,
-        cpu=filtered if _is_filtered(x, kernel.aval) else plain,
-        default=plain,
+    return lax.platform_dependent(x, cotangent, cpu=on_cpu, default=plain)
+
+
+def _pointwise_kernel_gradient(x, cotangent):
+    """(N, H, W, I) and (N, H, W, O) to (1, 1, I, O).
+
+    Image by image: of all at once XLA transposes one of them first, which takes
+    longer where there are more pixels than features.
+    """
+    pixels = (len(x), -1)
+    each = lax.dot_general(
+        x.reshape(*pixels, x.shape[-1]),
+        cotangent.reshape(*pixels, cotangent.shape[-1]),
+        (((1,), (1,)), ((0,), (0,))),
     )
+    return each.sum(axis=0)[None, None]
 
 
 def _is_filtered(x, kernel):
-    """Whether minimal filtering is the faster kernel gradient on a CPU.
+    """Whether minimal filtering is faster on a CPU, its transforms included.
 
-    The bounds are measured (docs/performance.md).
+    A single image does without, since it takes long to compile. The bounds are
+    measured (docs/performance.md).
     """
+    num_images, height, width, _ = x.shape
+    size, _, inputs, outputs = kernel.shape
     return (
-        kernel.shape[0] == 3
-        and min(kernel.shape[2:]) >= 64
-        and x.shape[1] % 4 == 0
-        and x.shape[2] % 4 == 0
+        size == 3
+        and min(inputs, outputs) >= 32
+        and height % _TILE == 0
+        and width % _TILE == 0
         and x.dtype == jnp.float32
+        and num_images >= _LEAST_IMAGES
+        # Of a few pixels the kernel's transform outweighs the products.
+        and num_images * height * width * (inputs + outputs)
+        >= 4 * inputs * outputs
     )
 
 
-mlir.register_lowering(
-    _conv_p, mlir.lower_fun(_plain_conv, multiple_results=False)
-)
 batching.primitive_batchers[_conv_p] = _conv_batch
 ad.defbilinear(_conv_p, _input_gradient, _kernel_gradient)
 
@@ -197,7 +252,9 @@ def _group_norm_silu_forward(x, scale, bias, num_groups, epsilon):
 def _group_norm_silu_backward(num_groups, epsilon, residuals, cotangent):
     del epsilon
     x_given, scale, offset, mean, inverse = residuals
-    x = x_given.astype(jnp.float32)
+    # Else the compiler finds the forward pass's gate, keeps it, and to that end
+    # writes and reads it there too.
+    x = lax.optimization_barrier(x_given).astype(jnp.float32)
     multiplier = scale * inverse
     before = x * multiplier + offset
     gate = jax.nn.sigmoid(before)
@@ -216,21 +273,6 @@ def _group_norm_silu_backward(num_groups, epsilon, residuals, cotangent):
 
 
 group_norm_silu.defvjp(_group_norm_silu_forward, _group_norm_silu_backward)
-
-
-def pointwise(x, kernel):
-    """A 1 x 1 convolution as the matrix product that it is.
-
-    Args:
-        x: (H, W, I).
-        kernel: (1, 1, I, O).
-
-    Returns:
-        (H, W, O).
-    """
-    height, width, channels = x.shape
-    out = x.reshape(height * width, channels) @ kernel[0, 0]
-    return out.reshape(height, width, -1)
 
 
 def upsample(x):

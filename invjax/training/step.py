@@ -1,6 +1,7 @@
 """One step of training: gradient, optimiser, averages, over all devices."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
@@ -283,33 +284,38 @@ def make_step(
     root = jax.random.fold_in(jax.random.key(config.seed), 1)
     parts = config.accumulate
 
-    def accumulated(state, *batch):
-        def gradient(*batch):
+    # Of each device's own images, so that the loops of filtered convolutions need
+    # no others.
+    @functools.partial(
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=(PartitionSpec(), PartitionSpec(), PartitionSpec(_DATA)),
+        out_specs=PartitionSpec(),
+        check_vma=False,
+    )
+    def accumulated(params, level_errors, batch):
+        def gradient(batch):
             (_, seen), gradient = jax.value_and_grad(batch_loss, has_aux=True)(
-                state.params, prior, steps, terms, *batch, state.level_errors
+                params, prior, steps, terms, *batch, level_errors
             )
             return seen, gradient
 
-        if parts == 1:
-            return gradient(*batch)
-        # Each part lies over all devices.
-        spread = NamedSharding(mesh, PartitionSpec(None, _DATA))
-        cut = [
-            lax.with_sharding_constraint(
-                values.reshape(parts, -1, *values.shape[1:]), spread
-            )
-            for values in batch
-        ]
-
         def add(total, part):
-            return jax.tree.map(jnp.add, total, gradient(*part)), None
+            return jax.tree.map(jnp.add, total, gradient(part)), None
 
-        shapes = jax.eval_shape(gradient, *(v[0] for v in cut))
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        total, _ = lax.scan(add, zeros, tuple(cut))
-        seen, gradients = total
+        if parts == 1:
+            seen, gradients = gradient(batch)
+        else:
+            cut = jax.tree.map(
+                lambda values: values.reshape(parts, -1, *values.shape[1:]),
+                batch,
+            )
+            shapes = jax.eval_shape(gradient, jax.tree.map(lambda v: v[0], cut))
+            zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+            (seen, gradients), _ = lax.scan(add, zeros, cut)
+        seen, gradients = lax.psum((seen, gradients), _DATA)
         means, gradients = jax.tree.map(
-            lambda value: value / parts, (seen.means, gradients)
+            lambda value: value / (parts * mesh.size), (seen.means, gradients)
         )
         return seen._replace(means=means), gradients
 
@@ -318,9 +324,10 @@ def make_step(
         key_t, key_noise = jax.random.split(key)
         t = draw_timesteps(key_t, len(x_0), prior.num_train_steps)
         noise = jax.random.normal(key_noise, x_0.shape)
-        t, noise = lax.with_sharding_constraint((t, noise), sharded(mesh))
 
-        seen, gradients = accumulated(state, x_0, t, noise)
+        seen, gradients = accumulated(
+            state.params, state.level_errors, (x_0, t, noise)
+        )
         means = seen.means
         norm = optax.tree.norm(gradients)
         is_finite = (

@@ -1,5 +1,7 @@
 """Each primitive against a plainer form of it, or a property that defines it."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -48,28 +50,62 @@ class ConvTest(parameterized.TestCase):
         assert_close(bars[1], expected_bars[1])
 
     @parameterized.parameters(
-        # The wide one takes the filtered kernel gradient on a CPU.
+        # The first has more pixels than features, the second fewer; the last is
+        # filtered on a CPU.
         dict(size=1, inputs=4, outputs=5),
+        dict(size=1, inputs=4, outputs=70),
         dict(size=3, inputs=4, outputs=5),
-        dict(size=3, inputs=64, outputs=65),
+        dict(size=3, inputs=32, outputs=36),
     )
-    def test_a_batch_hands_its_kernel_the_sum(self, size, inputs, outputs):
-        x, kernel = normal(0, 3, 8, 8, inputs), normal(1, size, size, inputs, 1)
-        kernel = kernel * normal(2, outputs)
-        cotangents = normal(3, 3, 8, 8, outputs)
+    def test_a_batch_is_each_image_and_hands_its_kernel_the_sum(
+        self, size, inputs, outputs
+    ):
+        x = normal(0, 4, 8, 8, inputs)
+        kernel = normal(1, size, size, inputs, 1) * normal(2, outputs)
+        cotangents = normal(3, 4, 8, 8, outputs)
 
-        def of_batch(kernel):
+        def of_batch(x, kernel):
             return jax.vmap(layers.conv, (0, None))(x, kernel)
 
         def of_each(x, cotangent):
             return jax.vjp(lambda k: layers.conv(x, k), kernel)[1](cotangent)[0]
 
         with jax.default_matmul_precision('highest'):
-            (summed,) = jax.vjp(of_batch, kernel)[1](cotangents)
+            out, pull = jax.vjp(of_batch, x, kernel)
+            x_bar, summed = pull(cotangents)
             each = jax.vmap(of_each)(x, cotangents)
-            one = of_each(x[1], cotangents[1])
+            one, pull_one = jax.vjp(layers.conv, x[1], kernel)
+            x_bar_of_one, kernel_bar_of_one = pull_one(cotangents[1])
+        assert_close(out[1], one, 3e-5)
+        assert_close(x_bar[1], x_bar_of_one, 3e-5)
         assert_close(summed, each.sum(0), 3e-5)
-        assert_close(each[1], one, 3e-5)
+        assert_close(each[1], kernel_bar_of_one, 3e-5)
+
+    def test_the_gradient_of_a_batchs_input_gradient(self):
+        x, kernel = normal(0, 4, 8, 8, 32), normal(1, 3, 3, 32, 36)
+        cotangents, seen = normal(2, 4, 8, 8, 36), normal(3, 4, 8, 8, 32)
+
+        def input_gradient(conv, kernel, cotangents):
+            return jax.vjp(lambda x: conv(x, kernel), x)[1](cotangents)[0]
+
+        def plain(x, kernel):
+            return lax.conv_general_dilated(
+                x,
+                kernel,
+                (1, 1),
+                'SAME',
+                dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+            )
+
+        with jax.default_matmul_precision('highest'):
+            actual, expected = (
+                jax.vjp(
+                    functools.partial(input_gradient, conv), kernel, cotangents
+                )[1](seen)
+                for conv in (jax.vmap(layers.conv, (0, None)), plain)
+            )
+        for one, other in zip(actual, expected, strict=True):
+            assert_close(one, other, 3e-5)
 
     def test_a_batch_of_kernels_is_each_alone(self):
         x, kernels = normal(0, 6, 8, 4), normal(1, 2, 3, 3, 4, 5)

@@ -1,6 +1,7 @@
 """Minimal filtering against XLA's convolution and its gradient."""
 
 import functools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -75,6 +76,93 @@ class ConvTest(parameterized.TestCase):
         self.assertEqual(winograd.best_tile(6, 64, 32, 32), 2)
         self.assertIsNone(winograd.best_tile(64, 64, 3, 128))
         self.assertIsNone(winograd.best_tile(7, 64, 64, 64))
+
+    def test_its_tangent_is_the_convolution_of_the_tangent(self):
+        x, kernel = _draw(8, 8, 6, 4)
+        prepared = winograd.prepare(kernel, 4)
+
+        @jax.jit
+        def tangent(x, prepared):
+            of_both = jax.jvp(winograd.conv, (x, prepared), (-x, prepared))
+            return of_both[1], winograd.conv(x, prepared)
+
+        actual, value = tangent(x, prepared)
+        # A prepared kernel is a constant.
+        _assert_close(actual, -value)
+
+
+# Images of (12, 8), with 5 and 7 channels: rows of tiles take 24 * 36 * 2 bytes.
+_OF_A_ROW = 4 * 36 * 2 * (5 + 7)
+
+
+class PartsTest(parameterized.TestCase):
+    """Images at once, images in groups, and images in strips of rows."""
+
+    @parameterized.product(
+        of_a_part=[
+            (100 * _OF_A_ROW, (6, 3)),
+            (6 * _OF_A_ROW, (2, 3)),
+            (3 * _OF_A_ROW, (1, 3)),
+            (_OF_A_ROW, (1, 1)),
+        ],
+        turned=[False, True],
+    )
+    def test_they_make_no_difference(self, of_a_part, turned):
+        size, expected_parts = of_a_part
+        key_x, key_kernel = jax.random.split(jax.random.key(3))
+        x = jax.random.normal(key_x, (6, 12, 8, 5))
+        shape = (3, 3, 7, 5) if turned else (3, 3, 5, 7)
+        kernel = jax.random.normal(key_kernel, shape)
+
+        with mock.patch.object(winograd, '_PART_BYTES', size):
+            self.assertEqual(winograd._parts(x.shape, 7, 4), expected_parts)
+
+            @jax.jit
+            def filtered(x, kernel):
+                transformed = winograd.transform_kernel(kernel, 4, turned)
+                return winograd.convolve(x, transformed, turned)
+
+            actual = filtered(x, kernel)
+        if turned:
+            kernel = kernel[::-1, ::-1].swapaxes(2, 3)
+        expected = jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (1, 1),
+            'SAME',
+            dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+        )
+        _assert_close(actual, expected)
+
+    @parameterized.parameters(100, 6, 3, 1)
+    def test_nor_do_they_for_the_gradient(self, rows):
+        key_x, key_bar = jax.random.split(jax.random.key(4))
+        x = jax.random.normal(key_x, (6, 12, 8, 5))
+        cotangent = jax.random.normal(key_bar, (6, 12, 8, 7))
+        with (
+            mock.patch.object(winograd, '_PART_BYTES', rows * _OF_A_ROW),
+            # Else the kernel, which is larger, says how large parts are.
+            mock.patch.object(winograd, '_of_kernel', return_value=0),
+        ):
+            actual = jax.jit(winograd.kernel_gradient, static_argnums=2)(
+                x, cotangent, 4
+            )
+
+        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        expected = np.array(
+            [
+                [
+                    np.einsum(
+                        'nhwi,nhwo->io',
+                        padded[:, i : i + 12, j : j + 8],
+                        cotangent,
+                    )
+                    for j in range(3)
+                ]
+                for i in range(3)
+            ]
+        )
+        _assert_close(actual, expected)
 
 
 class KernelGradientTest(parameterized.TestCase):
