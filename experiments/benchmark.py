@@ -31,10 +31,11 @@ diffusers' own training example at 64 px.
 """
 
 import os
+import sys
 
 import jax
 
-from invjax import accelerating, benchmarking
+from invjax import accelerating, benchmarking, huge_pages
 from invjax.commandline import groups, record
 from invjax.commandline.flags import Flags
 from invjax.commandline.program import run
@@ -140,4 +141,7 @@ def _accelerator(given):
 
 
 if __name__ == '__main__':
+    if '--training' in sys.argv:
+        # As `train` has them.
+        huge_pages.use()
     run(main, FLAGS)

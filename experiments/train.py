@@ -10,7 +10,7 @@ on from a prior that there is.
 
 import dataclasses
 
-from invjax import keys, schedule, training
+from invjax import huge_pages, keys, schedule, training
 from invjax.commandline import groups
 from invjax.commandline.flags import Flags
 from invjax.commandline.program import run
@@ -245,4 +245,5 @@ def main(given):
 
 
 if __name__ == '__main__':
+    huge_pages.use()
     run(main, FLAGS)

@@ -10,7 +10,10 @@ from absl.testing import absltest
 _PACKAGE = pathlib.Path(__file__).parents[1] / 'invjax'
 # A module may import from its own layer and from those before it.
 _LAYERS = [
-    {'docstrings', 'hub', 'compiled', 'types', 'strict_json', 'timing'},
+    {
+        *('docstrings', 'hub', 'compiled', 'huge_pages'),
+        *('types', 'strict_json', 'timing'),
+    },
     {'settings', 'schedule', 'images', 'keys', 'phantoms'},
     {'notebook', 'metrics', 'diffusion'},
     {'operators'},

@@ -16,6 +16,7 @@ from typing import Any
 import flax.traverse_util
 import numpy as np
 
+from invjax import huge_pages
 from invjax.priors import convert
 
 # Modules of guided-diffusion, and what `Faces64` in benchmark_peer.py calls
@@ -38,6 +39,8 @@ def start(
 ) -> Iterator[Callable[..., Any]]:
     """Start a script; gives a function from a question to its answer.
 
+    Its environment is that which this process was given.
+
     Args:
         python: the path of a Python that can import the packages.
         script: the name of a file beside this one.
@@ -55,6 +58,7 @@ def start(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env=huge_pages.environment_without(),
         )
     except OSError as error:
         raise ValueError(
