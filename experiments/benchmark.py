@@ -31,11 +31,10 @@ diffusers' own training example at 64 px.
 """
 
 import os
-import sys
 
 import jax
 
-from invjax import accelerating, benchmarking, huge_pages
+from invjax import accelerating, benchmarking
 from invjax.commandline import groups, record
 from invjax.commandline.flags import Flags
 from invjax.commandline.program import run
@@ -140,8 +139,10 @@ def _accelerator(given):
     print(f'table: {out / "accelerator.md"}')
 
 
+def needs_huge_pages(given) -> bool:
+    # As `train` has them.
+    return given.training
+
+
 if __name__ == '__main__':
-    if '--training' in sys.argv:
-        # As `train` has them.
-        huge_pages.use()
-    run(main, FLAGS)
+    run(main, FLAGS, needs_huge_pages=needs_huge_pages)

@@ -10,7 +10,7 @@ on from a prior that there is.
 
 import dataclasses
 
-from invjax import huge_pages, keys, schedule, training
+from invjax import keys, schedule, training
 from invjax.commandline import groups
 from invjax.commandline.flags import Flags
 from invjax.commandline.program import run
@@ -244,6 +244,10 @@ def main(given):
     print(f'{outcome.words}; the prior is {outcome.prior}.')
 
 
+def needs_huge_pages(given) -> bool:
+    del given
+    return True
+
+
 if __name__ == '__main__':
-    huge_pages.use()
-    run(main, FLAGS)
+    run(main, FLAGS, needs_huge_pages=needs_huge_pages)

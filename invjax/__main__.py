@@ -4,7 +4,6 @@ import importlib
 import pkgutil
 import sys
 
-from invjax import huge_pages
 from invjax.commandline.program import run
 from invjax.compiled import find_without_tracing
 
@@ -29,10 +28,13 @@ def main() -> None:
         sys.exit(2)
     if sys.argv[1] in ('demo', 'restore'):
         find_without_tracing()
-    if sys.argv[1] == 'train':
-        huge_pages.use()
     binary = importlib.import_module(f'invjax.experiments.{sys.argv[1]}')
-    run(binary.main, binary.FLAGS, sys.argv[1:])
+    run(
+        binary.main,
+        binary.FLAGS,
+        sys.argv[1:],
+        getattr(binary, 'needs_huge_pages', None),
+    )
 
 
 if __name__ == '__main__':

@@ -4,12 +4,15 @@ A compiled step takes its memory from the C library and gives it back at its
 end. In pages of 4 KiB the kernel then hands out half a million of them a step,
 which is a fifth of a step of training on two cores (docs/performance.md). The
 GNU C library asks for huge pages if its environment says so when a process
-starts (`man mallopt`, glibc.malloc.hugetlb), so the process starts once more.
+starts (its manual, 'Memory Allocation Tunables'), so the process starts once
+more.
 """
 
+import contextlib
 import os
 import pathlib
 import platform
+import re
 import sys
 
 VARIABLE = 'GLIBC_TUNABLES'
@@ -24,24 +27,38 @@ def use() -> None:
     """Start this process again, with huge pages, as the same command.
 
     To be called before there is anything to lose. Nothing happens where they
-    cannot be asked for in this way, come unasked, or the environment decides.
+    cannot be asked for in this way or come unasked; where the environment has
+    the tunable, as `GLIBC_TUNABLES=glibc.malloc.hugetlb=0`; in IPython and in a
+    debugger; and for a program that came by standard input.
     """
     given = os.environ.get(VARIABLE, '')
-    if _TUNABLE in given or not _can_be_asked_for():
+    # With the mark it has started once more, whatever became of the rest.
+    if _TUNABLE in given or _MARK in os.environ or not _can_be_asked_for():
+        return
+    arguments = sys.orig_argv[1:]
+    is_within = 'IPython' in sys.modules or sys.gettrace() is not None
+    if is_within or not arguments or arguments[0] == '-':
         return
     tunables = f'{given}:{_TUNABLE}=1' if given else f'{_TUNABLE}=1'
     environment = {**os.environ, VARIABLE: tunables, _MARK: given}
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Without them it is slower, and no worse.
+    with contextlib.suppress(OSError):
+        os.execve(sys.executable, [sys.executable, *arguments], environment)
 
 
 def _can_be_asked_for() -> bool:
-    if not sys.executable or not _MODE.exists():
+    try:
+        mode = _MODE.read_text()
+    except OSError:
         return False
     library, version = platform.libc_ver()
-    if library != 'glibc':
+    numbers = re.match(r'(\d+)\.(\d+)', version)
+    if library != 'glibc' or numbers is None or not sys.executable:
         return False
-    numbers = tuple(int(part) for part in version.split('.')[:2])
-    return numbers >= _LEAST_VERSION and '[madvise]' in _MODE.read_text()
+    is_known = tuple(map(int, numbers.groups())) >= _LEAST_VERSION
+    return is_known and '[madvise]' in mode
 
 
 def environment_without() -> dict[str, str]:
@@ -49,7 +66,7 @@ def environment_without() -> dict[str, str]:
     environment = dict(os.environ)
     if _MARK in environment:
         before = environment.pop(_MARK)
-        del environment[VARIABLE]
+        environment.pop(VARIABLE, None)
         if before:
             environment[VARIABLE] = before
     return environment

@@ -15,7 +15,9 @@ import os, pathlib, platform, sys
 from invjax import huge_pages
 huge_pages._MODE = pathlib.Path(sys.argv[1])
 platform.libc_ver = lambda: tuple(sys.argv[2].split())
-print('started', os.getpid(), flush=True)
+print('started', os.getpid())
+if 'FORGET' in os.environ:
+    os.environ.pop(huge_pages.VARIABLE, None)
 huge_pages.use()
 before = huge_pages.environment_without().get(huge_pages.VARIABLE)
 print(os.environ.get(huge_pages.VARIABLE), before, sys.argv[3:])
@@ -53,8 +55,14 @@ class UseTest(parameterized.TestCase):
         actual = self._run('always [madvise] never', 'glibc 2.36', given)
         self.assertEqual(actual, (2, now, before))
 
+    def test_it_starts_but_once_more_where_the_variable_is_lost(self):
+        mode, library = 'always [madvise] never', 'glibc 2.36'
+        actual = self._run(mode, library, {'FORGET': '1'})
+        self.assertEqual(actual, (2, 'None', 'None'))
+
     @parameterized.parameters(
         ('[always] madvise never', 'glibc 2.36', {}),
+        ('always [madvise] never', 'glibc local', {}),
         ('always madvise [never]', 'glibc 2.36', {}),
         ('always [madvise] never', 'glibc 2.34', {}),
         ('always [madvise] never', 'musl 1.2', {}),

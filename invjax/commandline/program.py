@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 
+from invjax import huge_pages
 from invjax.commandline.flags import Flags, Given
 
 _USAGE_ERROR = 2
@@ -16,6 +17,7 @@ def run(
     main: Callable[[Given], None],
     flags: Flags,
     argv: Sequence[str] | None = None,
+    needs_huge_pages: Callable[[Given], bool] | None = None,
 ) -> None:
     """Run a binary; leaves by `sys.exit` where something went wrong.
 
@@ -24,12 +26,15 @@ def run(
         flags: of the binary.
         argv: the name of the program and its arguments; by default those that
             the process has.
+        needs_huge_pages: whether the process starts once more (`huge_pages`).
     """
     try:
         given = flags.parse(sys.argv if argv is None else argv)
         if given.help:
             print(flags.help())
             return
+        if needs_huge_pages is not None and needs_huge_pages(given):
+            huge_pages.use()
         # A run of the binary may be stopped like one in a terminal.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, _interrupt)

@@ -52,6 +52,9 @@ def conv(x, kernel):
         (`winograd`), where that is faster.
     -   With a kernel of 1 x 1 it is a matrix product.
 
+    In a `jax.shard_map` it needs `check_vma=False`, for it does not say over which
+    axes it varies.
+
     Args:
         x: (H, W, I).
         kernel: (k, k, I, O), k odd.
@@ -83,13 +86,22 @@ def _conv_on_cpu(x, kernel, *, turned):
     return winograd.convolve(x, transformed, turned)
 
 
-_conv_p.def_impl(jax.jit(_conv_p.bind, static_argnames='turned'))
-for platform, function in (None, _conv), ('cpu', _conv_on_cpu):
-    mlir.register_lowering(
-        _conv_p,
-        mlir.lower_fun(function, multiple_results=False),
-        platform=platform,
-    )
+_jitted_conv = jax.jit(_conv_p.bind, static_argnames='turned')
+
+
+@_conv_p.def_impl
+def _conv_alone(x, kernel, *, turned):
+    # Compiled also where a user has turned that off: it would call itself.
+    with jax.disable_jit(False):
+        return _jitted_conv(x, kernel, turned=turned)
+
+
+mlir.register_lowering(_conv_p, mlir.lower_fun(_conv, multiple_results=False))
+mlir.register_lowering(
+    _conv_p,
+    mlir.lower_fun(_conv_on_cpu, multiple_results=False),
+    platform='cpu',
+)
 
 
 @_conv_p.def_abstract_eval

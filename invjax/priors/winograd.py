@@ -6,8 +6,8 @@ take (m + 2)**2 products a tile in place of 9 m**2, as one batched matrix
 product between two cheap transforms. Tiles take 2.25 times the image's memory
 where m = 4, so images are convolved some at a time, and large ones in strips, as
 many as stay in a processor's cache (`_Parts`). Where a kernel does not change, its
-transform is made once, ahead of a loop (`prepare`). On accelerators, which have
-tuned convolutions, none of this is used.
+transform is made once, ahead of a loop (`prepare`). Accelerators have tuned
+convolutions, and none of this is meant for them.
 """
 
 from typing import NamedTuple
@@ -115,7 +115,11 @@ def prepare(kernel: jax.Array, tile: int) -> PreparedKernel:
 def transform_kernel(
     kernel: jax.Array, tile: int, turned: bool = False
 ) -> jax.Array:
-    """(3, 3, I, O) to ((m + 2)**2, I, O), of the kernel turned or not."""
+    """(3, 3, I, O) to ((m + 2)**2, I, O).
+
+    With `turned` it is that of the kernel turned by 180 degrees, whose channels
+    stay as they are: `convolve` exchanges them.
+    """
     transform = _KERNEL[tile][:, ::-1] if turned else _KERNEL[tile]
     rows = jnp.stack([_combine(row, list(kernel)) for row in transform])
     # Else XLA fuses both transforms and computes the first one anew for each.
@@ -147,12 +151,16 @@ def _combine(coefficients, parts):
 def _parts(shape, outputs, tile, least=0) -> _Parts:
     """As many images, or rows of tiles, as fill `_PART_BYTES`, or `least`."""
     num_images, height, width, inputs = shape
+    if height % tile or width % tile:
+        raise ValueError(
+            f'tiles of {tile} must divide the images, got {height} x {width}.'
+        )
     rows = height // tile
     of_row = 4 * (tile + 2) ** 2 * (width // tile) * (inputs + outputs)
     wanted = max(round(max(_PART_BYTES, least) / of_row), 1)
     if wanted < rows:
-        return _Parts(1, _largest_divisor(rows, wanted))
-    return _Parts(_largest_divisor(num_images, wanted // rows), rows)
+        return _Parts(1, _nearest_divisor(rows, wanted))
+    return _Parts(_nearest_divisor(num_images, wanted // rows), rows)
 
 
 def _of_kernel(inputs, outputs, tile):
@@ -160,15 +168,16 @@ def _of_kernel(inputs, outputs, tile):
     return 4 * (tile + 2) ** 2 * inputs * outputs
 
 
-def _largest_divisor(number, most):
-    return next(n for n in range(min(number, most), 0, -1) if number % n == 0)
+def _nearest_divisor(number, wanted):
+    """By their ratio. A prime number has but 1 and itself."""
+    divisors = (n for n in range(1, number + 1) if number % n == 0)
+    return min(divisors, key=lambda n: max(n / wanted, wanted / n))
 
 
 def _start(i, parts, per_image, tile):
     """Where part `i` starts in (N, H, W, C)."""
     if per_image == 1:
         return i * parts.images, 0, 0, 0
-    i = jnp.asarray(i)
     row = lax.rem(i, per_image) * (parts.rows * tile)
     return lax.div(i, per_image), row, 0, 0
 
@@ -301,7 +310,16 @@ def _convolve_prepared(x, forward, backward):
     return convolve(x, forward)
 
 
-_prepared_p.def_impl(jax.jit(_prepared_p.bind))
+_jitted_prepared = jax.jit(_prepared_p.bind)
+
+
+@_prepared_p.def_impl
+def _prepared_alone(*args):
+    # Compiled also where a user has turned that off: it would call itself.
+    with jax.disable_jit(False):
+        return _jitted_prepared(*args)
+
+
 mlir.register_lowering(
     _prepared_p, mlir.lower_fun(_convolve_prepared, multiple_results=False)
 )
@@ -316,6 +334,8 @@ def _prepared_shape(x, forward, backward):
 def _prepared_batch(args, axes):
     """The rule of `vmap`: images of a batch go where images go already."""
     if axes[1] is not None or axes[2] is not None:
+        # A prepared kernel is a constant here too.
+        args = args[0], *lax.stop_gradient(args[1:])
         return jax.vmap(_convolve_prepared, axes)(*args), 0
     x = jnp.moveaxis(args[0], axes[0], 0)
     out = _prepared_p.bind(x.reshape(-1, *x.shape[2:]), *args[1:])

@@ -284,8 +284,9 @@ def make_step(
     root = jax.random.fold_in(jax.random.key(config.seed), 1)
     parts = config.accumulate
 
-    # Of each device's own images, so that the loops of filtered convolutions need
-    # no others.
+    # Each device computes its own images: the compiler cannot divide the loops of
+    # filtered convolutions, and would gather all images on each. `check_vma` is
+    # for what says over which axes it varies, which convolutions do not.
     @functools.partial(
         jax.shard_map,
         mesh=mesh,

@@ -59,6 +59,15 @@ class ConvTest(parameterized.TestCase):
         for one, other in zip(actual, expected, strict=True):
             _assert_close(one, other)
 
+    def test_without_compilation_it_is_the_same(self):
+        x, kernel = _draw(8, 8, 6, 4)
+        prepared = winograd.prepare(kernel, 4)
+        expected = winograd.conv(x, prepared), layers.conv(x, kernel)
+        with jax.disable_jit():
+            actual = winograd.conv(x, prepared), layers.conv(x, kernel)
+        for one, other in zip(actual, expected, strict=True):
+            _assert_close(one, other)
+
     def test_a_batch_row_equals_that_image_alone(self):
         x, kernel = _draw(8, 8, 6, 4)
         prepared = winograd.prepare(kernel, 4)
@@ -134,8 +143,10 @@ class PartsTest(parameterized.TestCase):
         )
         _assert_close(actual, expected)
 
-    @parameterized.parameters(100, 6, 3, 1)
-    def test_nor_do_they_for_the_gradient(self, rows):
+    @parameterized.parameters(
+        (100, (6, 3)), (6, (2, 3)), (3, (1, 3)), (1, (1, 1))
+    )
+    def test_nor_do_they_for_the_gradient(self, rows, expected_parts):
         key_x, key_bar = jax.random.split(jax.random.key(4))
         x = jax.random.normal(key_x, (6, 12, 8, 5))
         cotangent = jax.random.normal(key_bar, (6, 12, 8, 7))
@@ -144,9 +155,14 @@ class PartsTest(parameterized.TestCase):
             # Else the kernel, which is larger, says how large parts are.
             mock.patch.object(winograd, '_of_kernel', return_value=0),
         ):
-            actual = jax.jit(winograd.kernel_gradient, static_argnums=2)(
-                x, cotangent, 4
-            )
+            self.assertEqual(winograd._parts(x.shape, 7, 4), expected_parts)
+
+            # A function of its own, which no case before has compiled.
+            @jax.jit
+            def gradient(x, cotangent):
+                return winograd.kernel_gradient(x, cotangent, 4)
+
+            actual = gradient(x, cotangent)
 
         padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
         expected = np.array(
@@ -163,6 +179,17 @@ class PartsTest(parameterized.TestCase):
             ]
         )
         _assert_close(actual, expected)
+
+    def test_a_prime_number_of_images_is_not_taken_one_by_one(self):
+        self.assertEqual(winograd._parts((23, 8, 8, 256), 256, 4), (23, 2))
+        self.assertEqual(winograd._parts((1, 148, 64, 32), 32, 4), (1, 37))
+
+    def test_a_size_that_tiles_do_not_divide_is_refused(self):
+        _, kernel = _draw(4, 4, 5, 7)
+        transformed = winograd.transform_kernel(kernel, 4)
+        for shape in (1, 10, 8, 5), (1, 8, 10, 5):
+            with self.assertRaisesRegex(ValueError, 'divide'):
+                winograd.convolve(jnp.zeros(shape), transformed)
 
 
 class KernelGradientTest(parameterized.TestCase):
