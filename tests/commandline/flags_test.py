@@ -159,10 +159,18 @@ class CommandTest(absltest.TestCase):
         return run.call_args.args
 
     def test_the_first_argument_is_the_binary_and_the_rest_its_flags(self):
-        main, flags, arguments = self.run_with('sweep', '--seed=3')
+        main, flags, arguments, needs = self.run_with('sweep', '--seed=3')
         self.assertEqual(main.__module__, 'invjax.experiments.sweep')
         self.assertEqual(arguments, ['sweep', '--seed=3'])
         self.assertIn('--grid', flags.help())
+        self.assertIsNone(needs)
+
+    def test_whole_steps_of_training_take_huge_pages(self):
+        *_, flags, _, needs = self.run_with('train')
+        self.assertTrue(needs(flags.parse(['train'])))
+        *_, flags, _, needs = self.run_with('benchmark')
+        self.assertFalse(needs(flags.parse(['benchmark'])))
+        self.assertTrue(needs(flags.parse(['benchmark', '--training=true'])))
 
     def test_anything_else_is_one_sentence_with_the_choices(self):
         for arguments, words in (
