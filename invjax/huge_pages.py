@@ -2,7 +2,7 @@
 
 A compiled step takes its memory from the C library and gives it back at its
 end. In pages of 4 KiB the kernel then hands out half a million of them a step,
-which is a fifth of a step of training on two cores (docs/performance.md). The
+which is a quarter of a step of training on two cores (docs/performance.md). The
 GNU C library asks for huge pages if its environment says so when a process
 starts (its manual, 'Memory Allocation Tunables'), so the process starts once
 more.
