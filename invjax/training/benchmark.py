@@ -30,7 +30,7 @@ NETWORKS = ('faces64', 'diffusers64')
 _SIDE = 64
 # Steps of one side before it is the other's turn. As in a run they follow each
 # other: memory that was given back meanwhile has to be found anew.
-_IN_A_ROW = 5
+STEPS_IN_A_ROW = 5
 _DOWN, _UP = 6 * ['DownBlock2D'], 6 * ['UpBlock2D']
 _DOWN[4], _UP[1] = 'AttnDownBlock2D', 'AttnUpBlock2D'
 DIFFUSERS64 = UNet2D(
@@ -118,14 +118,14 @@ def _row(name, batch, asked, ceiling, ask):
 
     def run():
         nonlocal state
-        for _ in range(_IN_A_ROW):
+        for _ in range(STEPS_IN_A_ROW):
             # The old state is given up.
             state, metrics = compiled.run(state, images)
         return state, metrics
 
     what = 'training step'
     # Forward, and back to the activations and to the kernels.
-    call = benchmarking.Call(run, _IN_A_ROW, 3, 'step')
+    call = benchmarking.Call(run, STEPS_IN_A_ROW, 3, 'step')
     ask_peer = None
     if ask is not None:
         ask_peer = functools.partial(_ask, ask, name, batch)
@@ -155,5 +155,5 @@ def _row(name, batch, asked, ceiling, ask):
 
 def _ask(ask, name, batch, kind) -> float:
     del kind  # There is one.
-    each = [ask(network=name, batch=batch) for _ in range(_IN_A_ROW)]
-    return sum(each) / _IN_A_ROW
+    each = [ask(network=name, batch=batch) for _ in range(STEPS_IN_A_ROW)]
+    return sum(each) / STEPS_IN_A_ROW

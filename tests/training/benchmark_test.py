@@ -48,9 +48,11 @@ class MeasureTest(absltest.TestCase):
                 lambda line: None,
             )
         (row,) = measured.rows
-        # The first is not timed, and each goes on from the one before.
-        self.assertEqual(counts, [0, 1, 2, 3])
-        self.assertEqual(asked, 4 * [{'network': 'faces64', 'batch': 4}])
+        # The first round is not timed. Each step goes on from the one before,
+        # and both sides take as many of them in a round.
+        number = 4 * benchmark.STEPS_IN_A_ROW
+        self.assertEqual(counts, list(range(number)))
+        self.assertEqual(asked, number * [{'network': 'faces64', 'batch': 4}])
         self.assertEqual(row['peer_seconds_per_image'], 50 / 4)
         self.assertAlmostEqual(row['ratio'], row['seconds_per_image'] / 12.5)
         share = 3 * 1e6 / row['seconds_per_image'] / 1e12
