@@ -103,7 +103,9 @@ class Config:
 
         preset: of the network, one of PRESET_NAMES; None for that of `init`, or
             `small` without one.
-        network: fields of NETWORK_FIELDS in place of the preset's.
+        network: fields of NETWORK_FIELDS in place of the preset's. With `init`
+            only `attention_downsamplings`, all of that prior's and others: layers
+            of attention are added, which begin as the identity.
         learned_variance: whether the network learns it.
         noise_schedule: a name of `schedule.SCHEDULES`; None for that of `init`,
             or `linear`.
@@ -219,11 +221,14 @@ class Config:
                 f'{min(unknown)} is no field of the network; they are '
                 f'{", ".join(NETWORK_FIELDS)}.'
             )
-        if self.init is not None and (self.preset or self.network):
-            raise ValueError(
-                f'the network is that of {self.init}; leave out the preset and '
-                'its fields, or go on from no prior.'
-            )
+        if self.init is not None:
+            if self.preset or set(self.network) - {'attention_downsamplings'}:
+                raise ValueError(
+                    f'the network is that of {self.init}, to which only '
+                    'attention_downsamplings may add; leave out the preset and '
+                    'other fields, or go on from no prior.'
+                )
+            return  # What it attends at is checked beside that network.
         resample = self.network.get('resample', RESAMPLINGS[0])
         if resample not in RESAMPLINGS:
             raise ValueError(
@@ -235,14 +240,10 @@ class Config:
                 f'adm has networks for {", ".join(map(str, _ADM))} pixels, '
                 f'got a size of {self.size[0]}.'
             )
-        levels = len(self.network_fields()['channel_mult'])
-        known = [2**level for level in range(levels)]
-        for factor in self.network.get('attention_downsamplings', ()):
-            if factor not in known:
-                raise ValueError(
-                    f'a network of {levels} levels attends at downsamplings of '
-                    f'{", ".join(map(str, known))}, got {factor}.'
-                )
+        check_attention(
+            self.network.get('attention_downsamplings', ()),
+            len(self.network_fields()['channel_mult']),
+        )
 
     def _check_numbers(self):
         for name, least, most in (
@@ -337,6 +338,17 @@ class Config:
         else:
             fields = PRESETS[self.preset or DEFAULT_PRESET]
         return {**fields, **self.network}
+
+
+def check_attention(factors: tuple[int, ...], levels: int) -> None:
+    """Refuse, with a ValueError, downsamplings that a network does not have."""
+    known = [2**level for level in range(levels)]
+    for factor in factors:
+        if factor not in known:
+            raise ValueError(
+                f'a network of {levels} levels attends at downsamplings of '
+                f'{", ".join(map(str, known))}, got {factor}.'
+            )
 
 
 # What may differ when a run is gone on with; the rest would make it another.

@@ -12,6 +12,7 @@ import numpy as np
 from invjax.priors import checkpoint, families
 from invjax.priors.denoiser import Denoiser
 from invjax.priors.unet import NetworkPrior, UNet
+from invjax.training import config as config_module
 from invjax.training.config import Config
 
 # Layers that begin at zero, so that each block begins as the identity and the
@@ -121,14 +122,34 @@ def _of_prior(init: str, config: Config) -> Start:
     assert card is not None  # As every prior has that was loaded.
     before = given.network
     factor = before.out_channels // before.in_channels
+    attended = config.network.get(
+        'attention_downsamplings', before.attention_downsamplings
+    )
+    config_module.check_attention(attended, len(before.channel_mult))
+    if set(before.attention_downsamplings) - set(attended):
+        raise ValueError(
+            f'attention_downsamplings must have those of {init}, '
+            f'{", ".join(map(str, before.attention_downsamplings))}, got '
+            f'{", ".join(map(str, attended)) or "none"}.'
+        )
     network = before.clone(
         image_size=config.size[0],
         in_channels=config.channels,
         out_channels=factor * config.channels,
+        attention_downsamplings=tuple(sorted(attended)),
     )
     _check_size(network, config)
     params = change_channels(given.params, before.in_channels, config.channels)
     words = f'parameters of {card.name}'
+    added = set(attended) - set(before.attention_downsamplings)
+    if added:
+        params = add_attention(
+            params, first_parameters(network, config.image_shape, config.seed)
+        )
+        words += (
+            ', with new attention at downsamplings of '
+            f'{", ".join(map(str, sorted(added)))}'
+        )
     if before.in_channels != config.channels:
         words += (
             f', its {before.in_channels} channels averaged for '
@@ -213,6 +234,34 @@ def change_channels(params: dict, before: int, after: int) -> dict:
             'kernel': jnp.repeat(kernel, after, axis=2),
         },
         'out_2': {name: averaged(leaf) for name, leaf in last.items()},
+    }
+
+
+def add_attention(params: dict, new: dict) -> dict:
+    """Parameters of a U-Net that attends at more levels.
+
+    The layers that it has in addition begin as the identity, so that the network
+    computes what it did.
+
+    Args:
+        params: of the `UNet` before.
+        new: of the one with more attention, as `first_parameters` makes them.
+    """
+
+    def is_new_attention(name):
+        return 'qkv' in new.get(name, {}) and 'qkv' not in params.get(name, {})
+
+    def before(name):
+        # What goes to the next level is the last of its block: attention that
+        # is added stands before it.
+        block, _, place = name.rpartition('_')
+        if place == '2' and is_new_attention(f'{block}_1'):
+            return f'{block}_1'
+        return name
+
+    return {
+        name: new[name] if is_new_attention(name) else params[before(name)]
+        for name in new
     }
 
 

@@ -30,24 +30,25 @@ def _config(**kwargs):
 
 
 @functools.cache
-def _unet(channels):
+def _unet(channels, **network):
     """A network with random values in all of its layers."""
-    module = UNet(
-        image_size=_SIDE,
-        model_channels=32,
-        channel_mult=(1,),
-        attention_downsamplings=(),
-        head_channels=32,
-        in_channels=channels,
-        out_channels=2 * channels,
-    )
+    fields = {
+        'image_size': _SIDE,
+        'model_channels': 32,
+        'channel_mult': (1,),
+        'attention_downsamplings': (),
+        'head_channels': 32,
+        'in_channels': channels,
+        'out_channels': 2 * channels,
+    }
+    module = UNet(**{**fields, **network})
     x = jnp.zeros((_SIDE, _SIDE, channels))
     params = jax.jit(module.init)(jax.random.key(0), x, 0)['params']
     return module, params
 
 
-def _save(folder, channels=3, **fields):
-    module, params = _unet(channels)
+def _save(folder, channels=3, network=(), **fields):
+    module, params = _unet(channels, **dict(network))
     checkpoint.save_prior(
         folder,
         params,
@@ -159,6 +160,55 @@ class OfPriorTest(parameterized.TestCase):
         )
         self.assertEqual(start.prior.image_shape, (16, 16, 3))
 
+    @parameterized.parameters('resblock', 'conv', 'plain')
+    def test_attention_is_added_and_changes_nothing_yet(self, resample):
+        _save(
+            self.folder,
+            network={'channel_mult': (1, 1), 'resample': resample},
+        )
+        start = network.make_start(
+            _config(
+                init=str(self.folder),
+                channels=3,
+                network={'attention_downsamplings': (2, 1)},
+            )
+        )
+        self.assertEqual(start.prior.network.attention_downsamplings, (1, 2))
+        self.assertIn('new attention at downsamplings of 1, 2', start.words)
+        given = checkpoint.load_prior(self.folder)
+        x = jax.random.normal(jax.random.key(1), (_SIDE, _SIDE, 3))
+        np.testing.assert_allclose(
+            start.prior(x, 40).eps, given(x, 40).eps, atol=1e-6
+        )
+        # It is on both sides of the network, and goes on from there.
+        for name in ('input_blocks_1_1', 'output_blocks_1_1'):
+            self.assertIn('qkv', start.prior.params[name])
+            self.assertFalse(
+                start.prior.params[name]['proj_out']['kernel'].any()
+            )
+
+    @parameterized.parameters(
+        ((2,), r'must have those of .*, 1, got 2'),
+        ((), r'must have those of .*, 1, got none'),
+        ((1, 4), 'levels attends at downsamplings of 1, 2, got 4'),
+    )
+    def test_attention_that_it_cannot_have_is_refused(self, asked, words):
+        _save(
+            self.folder,
+            network={
+                'channel_mult': (1, 1),
+                'attention_downsamplings': (1,),
+            },
+        )
+        with self.assertRaisesRegex(ValueError, words):
+            network.make_start(
+                _config(
+                    init=str(self.folder),
+                    channels=3,
+                    network={'attention_downsamplings': asked},
+                )
+            )
+
     def test_another_schedule_is_refused(self):
         _save(self.folder)
         with self.assertRaisesRegex(ValueError, 'cosine, got linear'):
@@ -198,6 +248,11 @@ class ConfigTest(parameterized.TestCase):
         ),
         ('range', {'value_range': (5.0,)}, 'value_range must be two values'),
         ('both', {'init': 'faces64', 'preset': 'tiny'}, 'leave out'),
+        (
+            'wider',
+            {'init': 'faces64', 'network': {'model_channels': 64}},
+            'only attention_downsamplings may add',
+        ),
         ('adm', {'preset': 'adm', 'size': (32, 32)}, '64, 128, 256 pixels'),
         ('rate', {'learning_rate': 0.0}, 'learning_rate must be above 0'),
         ('nan', {'clip': float('nan')}, 'clip must be above 0'),
