@@ -257,12 +257,14 @@ class Call(NamedTuple):
         passes: of the network's arithmetic in a step; back to the input costs
             as much as forward.
         peer_kind: what the peer does meanwhile, or None.
+        before: () -> something to wait for, before each time and not timed.
     """
 
     run: Callable[[], Any]
     num_steps: int
     passes: int
     peer_kind: str | None = None
+    before: Callable[[], Any] | None = None
 
 
 class Timed(NamedTuple):
@@ -300,6 +302,8 @@ def time_calls(
                 ask_peer(kind)  # Its first pass is slower.
     for _ in range(rounds):
         for what, call in calls.items():
+            if call.before is not None:
+                jax.block_until_ready(call.before())
             seconds = _timed(call.run)[1]
             found[what].ours.append(seconds / call.num_steps)
             if ask_peer is not None and call.peer_kind is not None:

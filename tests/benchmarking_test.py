@@ -59,6 +59,17 @@ class TimeCallsTest(absltest.TestCase):
         (timed,) = benchmarking.time_calls({'a': call}, 1).values()
         self.assertEqual(timed, benchmarking.Timed(9.0, [4.0], []))
 
+    def test_what_comes_before_is_done_each_time_and_not_timed(self):
+        call = benchmarking.Call(
+            self.clock.works('a', 9.0, 4.0, 6.0),
+            2,
+            1,
+            before=self.clock.works('b', 100.0, 200.0),
+        )
+        (timed,) = benchmarking.time_calls({'a': call}, 2).values()
+        self.assertEqual(self.clock.order, ['a', 'b', 'a', 'b', 'a'])
+        self.assertEqual(timed, benchmarking.Timed(9.0, [2.0, 3.0], []))
+
     def test_calls_take_turns_and_the_peer_answers_in_the_same_round(self):
         calls = {
             'a': benchmarking.Call(

@@ -28,8 +28,9 @@ from invjax.training.config import Config
 # (train_unconditional.py).
 NETWORKS = ('faces64', 'diffusers64')
 _SIDE = 64
-# Steps of one side before it is the other's turn. As in a run they follow each
-# other: memory that was given back meanwhile has to be found anew.
+# Steps of one side that are timed before it is the other's turn. They follow each
+# other, as in a run. One before them is not timed: it has to find anew the memory
+# that was given back during the other's turn.
 STEPS_IN_A_ROW = 5
 _DOWN, _UP = 6 * ['DownBlock2D'], 6 * ['UpBlock2D']
 _DOWN[4], _UP[1] = 'AttnDownBlock2D', 'AttnUpBlock2D'
@@ -116,16 +117,22 @@ def _row(name, batch, asked, ceiling, ask):
     images = rng.uniform(-1, 1, (batch, *config.image_shape))
     images = jax.device_put(images.astype(np.float32), steps.sharded(mesh))
 
-    def run():
+    def run(number):
         nonlocal state
-        for _ in range(STEPS_IN_A_ROW):
+        for _ in range(number):
             # The old state is given up.
             state, metrics = compiled.run(state, images)
         return state, metrics
 
     what = 'training step'
-    # Forward, and back to the activations and to the kernels.
-    call = benchmarking.Call(run, STEPS_IN_A_ROW, 3, 'step')
+    call = benchmarking.Call(
+        functools.partial(run, STEPS_IN_A_ROW),
+        STEPS_IN_A_ROW,
+        # Forward, and back to the activations and to the kernels.
+        passes=3,
+        peer_kind='step',
+        before=functools.partial(run, 1),
+    )
     ask_peer = None
     if ask is not None:
         ask_peer = functools.partial(_ask, ask, name, batch)
@@ -155,5 +162,7 @@ def _row(name, batch, asked, ceiling, ask):
 
 def _ask(ask, name, batch, kind) -> float:
     del kind  # There is one.
-    each = [ask(network=name, batch=batch) for _ in range(STEPS_IN_A_ROW)]
+    _, *each = [
+        ask(network=name, batch=batch) for _ in range(1 + STEPS_IN_A_ROW)
+    ]
     return sum(each) / STEPS_IN_A_ROW

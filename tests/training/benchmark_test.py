@@ -19,7 +19,8 @@ class MeasureTest(absltest.TestCase):
 
         def ask(**question):
             asked.append(question)
-            return 50.0
+            first_of_turn = len(asked) % (1 + benchmark.STEPS_IN_A_ROW) == 1
+            return 900.0 if first_of_turn else 50.0
 
         def compile_step(config, prior, mesh):
             del prior, mesh
@@ -48,11 +49,13 @@ class MeasureTest(absltest.TestCase):
                 lambda line: None,
             )
         (row,) = measured.rows
-        # The first round is not timed. Each step goes on from the one before,
-        # and both sides take as many of them in a round.
-        number = 4 * benchmark.STEPS_IN_A_ROW
+        # Each step goes on from the one before. The first round is not timed,
+        # and of the other three neither is the first step, here of the peer.
+        in_a_row = benchmark.STEPS_IN_A_ROW
+        number = in_a_row + 3 * (1 + in_a_row)
         self.assertEqual(counts, list(range(number)))
-        self.assertEqual(asked, number * [{'network': 'faces64', 'batch': 4}])
+        question = {'network': 'faces64', 'batch': 4}
+        self.assertEqual(asked, 4 * (1 + in_a_row) * [question])
         self.assertEqual(row['peer_seconds_per_image'], 50 / 4)
         self.assertAlmostEqual(row['ratio'], row['seconds_per_image'] / 12.5)
         share = 3 * 1e6 / row['seconds_per_image'] / 1e12
