@@ -88,7 +88,8 @@ _integer('num_res_blocks', 'Of each level.', section=_SECTION)
 FLAGS.strings(
     'attention_downsamplings',
     [],
-    'Downsamplings at which it attends, as 4,8; 0 for none.',
+    'Downsamplings at which it attends, as 4,8; 0 for none. With --init these may '
+    'be more than that prior has.',
     section=_SECTION,
 )
 _integer('head_channels', 'Of a head of attention.', section=_SECTION)

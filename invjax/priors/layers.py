@@ -6,6 +6,7 @@ in docs/performance.md).
 """
 
 import functools
+import itertools
 
 import jax
 import jax.extend
@@ -19,6 +20,8 @@ _CONV_DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 # Of the filtering of a batch on a CPU: the size of its tiles, and the fewest images.
 _TILE = 4
 _LEAST_IMAGES = 4
+# Of an image after a 3 x 3 convolution: as many are summed tap by tap.
+_FEW_PIXELS = 16
 
 
 def _plain_conv(x, kernel, stride=1, padding=None):
@@ -50,6 +53,9 @@ def conv(x, kernel):
         which takes a training step seven times as long.
     -   On a CPU the convolutions of a batch, and their gradients, are filtered
         (`winograd`), where that is faster.
+    -   On a CPU images of few pixels are summed tap by tap, as matrix products:
+        XLA's convolution exchanges such an image and its kernel, and takes a
+        hundred times as long at 2 x 2.
     -   With a kernel of 1 x 1 it is a matrix product.
 
     In a `jax.shard_map` it needs `check_vma=False`, for it does not say over which
@@ -79,7 +85,40 @@ def _conv(x, kernel, *, turned):
     return x @ kernel[0, 0] if len(kernel) == 1 else _plain_conv(x, kernel)
 
 
+def _windows(x, stride=1, padding=(1, 1)):
+    """What each tap of a 3 x 3 kernel meets: (N, H, W, C) to (9, N, h, w, C)."""
+    _, height, width, _ = x.shape
+    x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
+    return jnp.stack(
+        [
+            x[:, i : i + height : stride, j : j + width : stride]
+            for i, j in itertools.product(range(3), repeat=2)
+        ]
+    )
+
+
+def _sum_of_taps(windows, kernel, turned=False):
+    """(9, N, h, w, I) and (3, 3, I, O), with `turned` (3, 3, O, I): (N, h, w, O)."""
+    taps = kernel.reshape(9, *kernel.shape[2:])
+    # The small one of both is turned.
+    windows = windows[::-1] if turned else windows
+    each = lax.dot_general(
+        windows.reshape(9, -1, windows.shape[-1]),
+        taps,
+        (((2,), (2 if turned else 1,)), ((0,), (0,))),
+        preferred_element_type=jnp.promote_types(kernel.dtype, jnp.float32),
+    )
+    out = each.sum(axis=0).astype(kernel.dtype)
+    return out.reshape(*windows.shape[1:-1], out.shape[-1])
+
+
+def _has_few_pixels(size, height, width):
+    return size == 3 and height * width <= _FEW_PIXELS
+
+
 def _conv_on_cpu(x, kernel, *, turned):
+    if _has_few_pixels(len(kernel), *x.shape[1:3]):
+        return _sum_of_taps(_windows(x), kernel, turned)
     if not _is_filtered(x, kernel):
         return _conv(x, kernel, turned=turned)
     transformed = winograd.transform_kernel(kernel, _TILE, turned)
@@ -141,11 +180,20 @@ def _kernel_gradient(cotangent, x, kernel, *, turned):
         _, height, width, _ = x.shape
         if shape.shape[0] == 1 and height * width >= max(shape.shape):
             return _pointwise_kernel_gradient(x, cotangent)
+        if _has_few_pixels(shape.shape[0], height, width):
+            return _kernel_gradient_of_few(x, cotangent)
         if _is_filtered(x, shape):
             return winograd.kernel_gradient(x, cotangent, _TILE)
         return plain(x, cotangent)
 
     return lax.platform_dependent(x, cotangent, cpu=on_cpu, default=plain)
+
+
+def _kernel_gradient_of_few(x, cotangent):
+    """(N, H, W, I) and (N, H, W, O) to (3, 3, I, O), each tap by itself."""
+    return lax.dot_general(
+        _windows(x), cotangent, (((1, 2, 3), (0, 1, 2)), ((), ()))
+    ).reshape(3, 3, x.shape[-1], cotangent.shape[-1])
 
 
 def _pointwise_kernel_gradient(x, cotangent):
@@ -196,6 +244,10 @@ def conv_stride_2(x, kernel, padding=(1, 1)):
         kernel: (3, 3, I, O).
         padding: zeros before and after along both axes, (1, 1) or (0, 1).
     """
+    height, width, _ = x.shape
+    if _has_few_pixels(len(kernel), height // 2, width // 2):
+        # Its input gradient is slow on a CPU too, see `conv`.
+        return _sum_of_taps(_windows(x[None], 2, padding), kernel)[0]
     return _plain_conv(x[None], kernel, 2, [padding, padding])[0]
 
 

@@ -107,6 +107,8 @@ def answer(question):
         return {{'error': question['fail']}}
     if 'leave' in question:
         os._exit(3)
+    if 'variable' in question:
+        return os.environ.get(question['variable'])
     return question['number'] + 1
 
 serve(answer)
@@ -140,6 +142,15 @@ class StartTest(absltest.TestCase):
     def test_each_question_has_its_answer_whatever_packages_print(self):
         with peer.start(self.python(_SCRIPT), 'any_peer.py') as ask:
             self.assertEqual([ask(number=n) for n in (1, 5)], [2, 6])
+
+    def test_it_has_memory_as_it_comes(self):
+        # As after `huge_pages.use`, where the variable said something else before.
+        os.environ['INVJAX_HUGE_PAGES'] = 'glibc.malloc.check=0'
+        os.environ['GLIBC_TUNABLES'] = 'glibc.malloc.hugetlb=1'
+        with peer.start(self.python(_SCRIPT), 'any_peer.py') as ask:
+            self.assertEqual(
+                ask(variable='GLIBC_TUNABLES'), 'glibc.malloc.check=0'
+            )
 
     def test_an_error_there_is_one_here(self):
         with (

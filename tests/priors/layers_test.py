@@ -27,10 +27,15 @@ def assert_close(actual, expected, tolerance=1e-5):
 
 
 class ConvTest(parameterized.TestCase):
-    @parameterized.parameters(1, 3, 5)
-    def test_its_gradients_are_the_ones_that_xla_derives(self, size):
-        x, kernel = normal(0, 6, 9, 4), normal(1, size, size, 4, 5)
-        cotangent = normal(2, 6, 9, 5)
+    # On a CPU the small ones are summed tap by tap.
+    @parameterized.parameters(
+        (1, 6, 9), (3, 6, 9), (5, 6, 9), (3, 2, 2), (3, 1, 3), (3, 4, 4)
+    )
+    def test_its_gradients_are_the_ones_that_xla_derives(
+        self, size, height, width
+    ):
+        x, kernel = normal(0, height, width, 4), normal(1, size, size, 4, 5)
+        cotangent = normal(2, height, width, 5)
 
         def plain(x, kernel):
             return lax.conv_general_dilated(
@@ -50,19 +55,20 @@ class ConvTest(parameterized.TestCase):
         assert_close(bars[1], expected_bars[1])
 
     @parameterized.parameters(
-        # The first has more pixels than features, the second fewer; the last is
-        # filtered on a CPU.
+        # The first has more pixels than features, the second fewer; the fourth is
+        # filtered on a CPU, the last has few pixels.
         dict(size=1, inputs=4, outputs=5),
         dict(size=1, inputs=4, outputs=70),
         dict(size=3, inputs=4, outputs=5),
         dict(size=3, inputs=32, outputs=36),
+        dict(size=3, inputs=32, outputs=36, side=2),
     )
     def test_a_batch_is_each_image_and_hands_its_kernel_the_sum(
-        self, size, inputs, outputs
+        self, size, inputs, outputs, side=8
     ):
-        x = normal(0, 4, 8, 8, inputs)
+        x = normal(0, 4, side, side, inputs)
         kernel = normal(1, size, size, inputs, 1) * normal(2, outputs)
-        cotangents = normal(3, 4, 8, 8, outputs)
+        cotangents = normal(3, 4, side, side, outputs)
 
         def of_batch(x, kernel):
             return jax.vmap(layers.conv, (0, None))(x, kernel)
@@ -118,15 +124,20 @@ class ConvTest(parameterized.TestCase):
         x, kernel = normal(0, 4, 4, 2), normal(1, 3, 3, 2, 2)
         check_grads(layers.conv, (x, kernel), order=2, atol=1e-2, rtol=1e-2)
 
-    def test_a_stride_of_2_keeps_every_second_pixel(self):
-        x, kernel = normal(0, 6, 8, 4), normal(1, 3, 3, 4, 5)
+    # Of the second few pixels are left, which are summed tap by tap.
+    @parameterized.parameters((10, 12), (6, 4))
+    def test_a_stride_of_2_keeps_every_second_pixel(self, height, width):
+        x, kernel = normal(0, height, width, 4), normal(1, 3, 3, 4, 5)
         with jax.default_matmul_precision('highest'):
             every = layers.conv(x, kernel)
             second = layers.conv_stride_2(x, kernel)
         assert_close(second, every[::2, ::2])
 
-    def test_padding_after_alone_moves_what_a_stride_of_2_keeps(self):
-        x, kernel = normal(0, 6, 8, 4), normal(1, 3, 3, 4, 5)
+    @parameterized.parameters((10, 12), (6, 4))
+    def test_padding_after_alone_moves_what_a_stride_of_2_keeps(
+        self, height, width
+    ):
+        x, kernel = normal(0, height, width, 4), normal(1, 3, 3, 4, 5)
         with jax.default_matmul_precision('highest'):
             every = layers.conv(x, kernel)
             second = layers.conv_stride_2(x, kernel, padding=(0, 1))
