@@ -12,8 +12,7 @@ import numpy as np
 from invjax.priors import checkpoint, families
 from invjax.priors.denoiser import Denoiser
 from invjax.priors.unet import NetworkPrior, UNet
-from invjax.training import config as config_module
-from invjax.training.config import Config
+from invjax.training.config import Config, check_attention
 
 # Layers that begin at zero, so that each block begins as the identity and the
 # network with the prediction 0 (Dhariwal and Nichol's code).
@@ -125,7 +124,7 @@ def _of_prior(init: str, config: Config) -> Start:
     attended = config.network.get(
         'attention_downsamplings', before.attention_downsamplings
     )
-    config_module.check_attention(attended, len(before.channel_mult))
+    check_attention(attended, len(before.channel_mult))
     if set(before.attention_downsamplings) - set(attended):
         raise ValueError(
             f'attention_downsamplings must have those of {init}, '
@@ -176,6 +175,12 @@ def _of_denoiser(init: str, given: Denoiser, config: Config) -> Start:
     """A network of another family, in its own parametrisation."""
     if type(given.network) not in families.FAMILIES.values():
         raise _is_no_network(init, given)
+    if config.network:
+        raise ValueError(
+            f'the network is that of {init}, and attention_downsamplings can '
+            'add to networks of the family of guided-diffusion alone; leave '
+            'them out.'
+        )
     if config.noise_schedule is not None:
         raise ValueError(
             f'the noise levels are those of {init}, {given.noise_levels}, got '

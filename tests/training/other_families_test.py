@@ -260,6 +260,11 @@ class GoOnTest(_InFolder):
 
     @parameterized.named_parameters(
         ('schedule', {'noise_schedule': 'cosine'}, 'noise_schedule cosine; l'),
+        (
+            'attention',
+            {'network': {'attention_downsamplings': (1,)}},
+            'to networks of the family of guided-diffusion alone',
+        ),
         ('steps', {'num_train_steps': 50}, 'num_train_steps is .* 60, got 50'),
         ('channels', {'channels': 3}, 'channels must be 1, .* got 3'),
     )
