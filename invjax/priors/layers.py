@@ -20,8 +20,9 @@ _CONV_DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 # Of the filtering of a batch on a CPU: the size of its tiles, and the fewest images.
 _TILE = 4
 _LEAST_IMAGES = 4
-# Of an image after a 3 x 3 convolution: as many are summed tap by tap.
-_FEW_PIXELS = 16
+# Of an image after a 3 x 3 convolution: as many are summed tap by tap, and of a few
+# images somewhat more.
+_FEW_PIXELS, _FEW_IMAGES, _PIXELS_OF_FEW = 4, 16, 16
 
 
 def _plain_conv(x, kernel, stride=1, padding=None):
@@ -112,12 +113,14 @@ def _sum_of_taps(windows, kernel, turned=False):
     return out.reshape(*windows.shape[1:-1], out.shape[-1])
 
 
-def _has_few_pixels(size, height, width):
-    return size == 3 and height * width <= _FEW_PIXELS
+def _has_few_pixels(size, images, height, width):
+    """Whether to sum tap by tap; the bounds are measured (docs/performance.md)."""
+    most = _PIXELS_OF_FEW if images <= _FEW_IMAGES else _FEW_PIXELS
+    return size == 3 and height * width <= most
 
 
 def _conv_on_cpu(x, kernel, *, turned):
-    if _has_few_pixels(len(kernel), *x.shape[1:3]):
+    if _has_few_pixels(len(kernel), *x.shape[:3]):
         return _sum_of_taps(_windows(x), kernel, turned)
     if not _is_filtered(x, kernel):
         return _conv(x, kernel, turned=turned)
@@ -177,10 +180,10 @@ def _kernel_gradient(cotangent, x, kernel, *, turned):
         return jax.linear_transpose(lambda k: conv(x, k), shape)(cotangent)[0]
 
     def on_cpu(x, cotangent):
-        _, height, width, _ = x.shape
+        images, height, width, _ = x.shape
         if shape.shape[0] == 1 and height * width >= max(shape.shape):
             return _pointwise_kernel_gradient(x, cotangent)
-        if _has_few_pixels(shape.shape[0], height, width):
+        if _has_few_pixels(shape.shape[0], images, height, width):
             return _kernel_gradient_of_few(x, cotangent)
         if _is_filtered(x, shape):
             return winograd.kernel_gradient(x, cotangent, _TILE)
@@ -245,7 +248,8 @@ def conv_stride_2(x, kernel, padding=(1, 1)):
         padding: zeros before and after along both axes, (1, 1) or (0, 1).
     """
     height, width, _ = x.shape
-    if _has_few_pixels(len(kernel), height // 2, width // 2):
+    # It cannot tell how many images a batch has.
+    if height * width <= 4 * _FEW_PIXELS:
         # Its input gradient is slow on a CPU too, see `conv`.
         return _sum_of_taps(_windows(x[None], 2, padding), kernel)[0]
     return _plain_conv(x[None], kernel, 2, [padding, padding])[0]
