@@ -20,9 +20,10 @@ _CONV_DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 # Of the filtering of a batch on a CPU: the size of its tiles, and the fewest images.
 _TILE = 4
 _LEAST_IMAGES = 4
-# Of an image after a 3 x 3 convolution: as many are summed tap by tap, and of a few
-# images somewhat more.
-_FEW_PIXELS, _FEW_IMAGES, _PIXELS_OF_FEW = 4, 16, 16
+# A 3 x 3 convolution is summed tap by tap where an image has at most so many pixels
+# after it, and with at most so many images where each has somewhat more.
+_FEW_PIXELS = 4
+_FEW_IMAGES, _PIXELS_OF_FEW = 16, 16
 
 
 def _plain_conv(x, kernel, stride=1, padding=None):
@@ -248,9 +249,9 @@ def conv_stride_2(x, kernel, padding=(1, 1)):
         padding: zeros before and after along both axes, (1, 1) or (0, 1).
     """
     height, width, _ = x.shape
-    # It cannot tell how many images a batch has.
     if height * width <= 4 * _FEW_PIXELS:
-        # Its input gradient is slow on a CPU too, see `conv`.
+        # XLA's input gradient is slow on a CPU here too, see `conv`. How many
+        # images a batch has cannot be told.
         return _sum_of_taps(_windows(x[None], 2, padding), kernel)[0]
     return _plain_conv(x[None], kernel, 2, [padding, padding])[0]
 

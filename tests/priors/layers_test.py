@@ -120,6 +120,22 @@ class ConvTest(parameterized.TestCase):
             for out, kernel in zip(both, kernels, strict=True):
                 assert_close(out, layers.conv(x, kernel))
 
+    @parameterized.parameters((layers.conv, 2), (layers.conv_stride_2, 4))
+    def test_few_pixels_in_half_precision_keep_it(self, conv, side):
+        x, kernel = normal(0, 3, side, side, 64), normal(1, 3, 3, 64, 8)
+        half = [jnp.asarray(a, jnp.bfloat16) for a in (x, kernel)]
+        cotangents = jnp.asarray(normal(2, 3, 2, 2, 8), jnp.bfloat16)
+        found, expected = [], []
+        for kept, dtype in ((found, jnp.bfloat16), (expected, jnp.float32)):
+            out, pull = jax.vjp(
+                jax.vmap(conv, (0, None)), *(a.astype(dtype) for a in half)
+            )
+            kept += [out, *pull(cotangents.astype(dtype))]
+        for one, other in zip(found, expected, strict=True):
+            self.assertEqual(one.dtype, jnp.bfloat16)
+            # Sums are in float32; what is rounded is the result, to 8 bits.
+            assert_close(one.astype(jnp.float32), other, 1e-2)
+
     def test_its_gradient_has_a_gradient(self):
         x, kernel = normal(0, 4, 4, 2), normal(1, 3, 3, 2, 2)
         check_grads(layers.conv, (x, kernel), order=2, atol=1e-2, rtol=1e-2)
