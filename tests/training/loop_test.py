@@ -45,8 +45,9 @@ def _config(out, **kwargs):
         'batch': 8,
         'num_steps': _STEPS,
         'learning_rate': 0.01,
-        # It has a state of its own, from which a run goes on.
+        # Both have a state of their own, from which a run goes on.
         'weighting': 'balanced',
+        'optimizer': 'muon',
         'warm_up': 2,
         'flips': 'all',
         'save_every': 1,

@@ -73,6 +73,36 @@ class OwnErrorTest(parameterized.TestCase):
             np.testing.assert_allclose(found.total, expected, rtol=2e-2)
 
 
+class BalancedErrorTest(parameterized.TestCase):
+    @parameterized.parameters('edm', 'score', 'flow')
+    def test_it_is_that_of_the_noise_over_the_usual_whatever_is_said(
+        self, name
+    ):
+        how = PARAMETRISATIONS[name]
+        prior = Denoiser.of(
+            lambda x, time: 0.3 * x,
+            (8, 8, 1),
+            how,
+            schedule.Sigmas(0.05, 20.0, num_levels=40),
+        )
+        rows = schedule.reverse_steps(prior.alpha_bar)
+        terms = loss.Terms(weighting='balanced', pooled_weight=0.0)
+        x_0, noise = np.tanh(_normal(0, 2, 8, 8, 1)), _normal(1, 2, 8, 8, 1)
+        usual = np.linspace(0.2, 2, steps.NUM_LEVELS, dtype=np.float32)
+        t = np.array([10, 31])
+        total, _ = steps.batch_loss(
+            {}, prior, rows, terms, x_0, t, noise, usual
+        )
+        alpha_bar = prior.alpha_bar[t].reshape(2, 1, 1, 1)
+        x_t = np.sqrt(alpha_bar) * x_0 + np.sqrt(1 - alpha_bar) * noise
+        said = jax.vmap(prior)(x_t.astype(np.float32), t).eps
+        errors = np.square(said - noise).mean(axis=(1, 2, 3))
+        # Of 40 timesteps each level has two.
+        np.testing.assert_allclose(
+            total, np.mean(errors / usual[[5, 15]]), rtol=1e-4
+        )
+
+
 def _picture(side, channels):
     """A smooth picture, from -1 to 1."""
     across = np.linspace(-1, 1, side, dtype=np.float32)

@@ -38,10 +38,15 @@ def prior(seed=0, num_train_steps=50, hidden=0):
     )
 
 
+def prior_for(config):
+    """A prior with something for the run's optimiser to move."""
+    # Muon takes only a matrix of 8 rows and columns or more.
+    return prior(hidden=8 if config.optimizer == 'muon' else 0)
+
+
 def make_start(config):
     """In place of `network.make_start`."""
-    del config
-    return network.Start(prior(), 'a small network', None)
+    return network.Start(prior_for(config), 'a small network', None)
 
 
 def environment() -> dict[str, str]:

@@ -40,8 +40,7 @@ def _images(seed=0):
 
 def _run(config, number=3, devices=None, images=_images):
     """The state and metrics after some steps."""
-    # Muon takes only a matrix of 8 rows and columns or more.
-    prior = small.prior(hidden=8 if config.optimizer == 'muon' else 0)
+    prior = small.prior_for(config)
     mesh = steps.make_mesh(config, devices)
     compiled = steps.compile_step(config, prior, mesh)
     state = jax.device_put(
