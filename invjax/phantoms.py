@@ -4,12 +4,17 @@ As many as one wants, without data to ship and without a licence: what a prior
 of one channel is trained on, and what it is tried on. A slice has, in order,
 
     body      an ellipse, most of them within a brighter shell, on black
-    tissue    two gentle waves over the whole body
-    organs    2 to 6 ellipses that add or take brightness, some with an edge as
-              blurred as soft tissue has
-    fibres    in a third of the slices, fine stripes within one of the organs
-    plates    up to 2 rectangles as bright as bone or metal
-    holes     up to 4 black discs
+    tissue    waves over the whole body, long and strong to short and faint
+    organs    1 to 4 ellipses, out of shape as organs are, that add or take
+              brightness, with soft edges
+    fibres    in a third of the slices, stripes that come and go within one of
+              the organs
+    plates    up to 2 bars as bright as bone, a little bent and tapered, with
+              rounded ends
+    holes     up to 3 black discs, out of shape as bubbles are
+
+Organs, plates and holes have room of their own, though their outlines may touch
+one another or the shell; one that finds none in `_TRIES` tries is left out.
 
 Lengths are in units of half the picture's side, and x goes right, y down, both
 from -1 to 1. Edges are as soft as pixels are: a pixel's coverage of a shape is
@@ -21,13 +26,23 @@ from typing import Any
 
 import numpy as np
 
-NUM_ORGANS = 6
+# Raise it with each change of what is drawn: a run of training that was begun on
+# other slices does not go on with these.
+VERSION = 2
+NUM_ORGANS = 4
 NUM_PLATES = 2
-NUM_HOLES = 4
+NUM_HOLES = 3
+NUM_WAVES = 8
 # From here on seeds and numbers would share slices.
 _END = 2**32
 # So many are drawn at once that their arrays stay in a processor's cache.
 _CHUNK = 8
+_TRIES = 20
+# How soft the edges of plates and holes are, beside a pixel's own width.
+_SOFT = 0.02
+# Of a lump, by how often it goes around: the share of the radius, at the most.
+_LUMPS = np.array([0.06, 0.06, 0.04])
+_AROUND = np.array([2, 3, 4])
 
 
 def draw(
@@ -77,87 +92,128 @@ def _scene(seed: int, number: int) -> dict[str, np.ndarray | float]:
     the slice does not have is there with no brightness.
     """
     rng = np.random.default_rng([seed, number])
-    length = rng.uniform(0.6, 0.92)
+    length = rng.uniform(0.7, 0.92)
     body = np.array(
         [
             *rng.uniform(-0.06, 0.06, 2),
             length,
-            length * rng.uniform(0.65, 1.0),
+            length * rng.uniform(0.7, 1.0),
             rng.uniform(0, np.pi),
         ]
     )
-    has_shell = rng.random() < 0.75
-    tissue = rng.uniform(0.2, 0.5)
+    thickness = rng.uniform(0.06, 0.1) * (rng.random() < 0.75)
+    tissue = rng.uniform(0.25, 0.5)
+    frequency = np.geomspace(1.5, 20, NUM_WAVES)  # radians in half a side
+    frequency *= rng.uniform(0.8, 1.25, NUM_WAVES)
     waves = np.stack(
         [
-            rng.uniform(1, 5, 2),  # radians in half a side
-            rng.uniform(0, 2 * np.pi, 2),  # direction
-            rng.uniform(0, 2 * np.pi, 2),  # phase
-            rng.uniform(0, 0.05, 2),  # brightness
+            frequency,
+            *rng.uniform(0, 2 * np.pi, (2, NUM_WAVES)),  # direction, phase
+            rng.uniform(0, 0.06, NUM_WAVES) / np.sqrt(frequency),  # brightness
         ],
         axis=1,
     )
 
-    organs = _placed(rng, body, NUM_ORGANS, 0.75)
-    organs[:, 2] = rng.uniform(0.08, 0.38, NUM_ORGANS)
-    organs[:, 3] = organs[:, 2] * rng.uniform(0.4, 1, NUM_ORGANS)
+    organs = np.zeros((NUM_ORGANS, 5))
+    organs[:, 2] = body[3] * rng.uniform(0.25, 0.45, NUM_ORGANS)
+    organs[:, 3] = organs[:, 2] * rng.uniform(0.6, 1, NUM_ORGANS)
     contrast = rng.choice([-1, 1], NUM_ORGANS) * rng.uniform(
-        0.08, 0.35, NUM_ORGANS
+        0.1, 0.3, NUM_ORGANS
     )
-    contrast *= np.arange(NUM_ORGANS) < rng.integers(2, NUM_ORGANS + 1)
-    is_blurred = rng.random(NUM_ORGANS) < 0.25
-    blur = np.where(is_blurred, rng.uniform(0.05, 0.15, NUM_ORGANS), 0)
-
+    blur = rng.uniform(0.02, 0.1, NUM_ORGANS)
     # The first organ is always there.
+    has_organ = np.arange(NUM_ORGANS) < rng.integers(1, NUM_ORGANS + 1)
+    # Two waves, of which the slow one says where the fine one is seen.
     fibres = np.array(
         [
-            rng.uniform(12, 30),
-            rng.uniform(0, 2 * np.pi),
-            rng.uniform(0, 2 * np.pi),
-            rng.uniform(0.05, 0.15) * (rng.random() < 1 / 3),
+            [rng.uniform(12, 20), *rng.uniform(0, 2 * np.pi, 2), 1],
+            [rng.uniform(3, 6), *rng.uniform(0, 2 * np.pi, 2), 1],
         ]
     )
+    fibres[0, 3] = rng.uniform(0.05, 0.15) * (rng.random() < 1 / 3)
 
-    plates = _placed(rng, body, NUM_PLATES, 0.7)
-    plates[:, 2] = rng.uniform(0.12, 0.35, NUM_PLATES)
-    plates[:, 3] = rng.uniform(0.03, 0.09, NUM_PLATES)
-    density = rng.uniform(0.75, 1, NUM_PLATES)
+    plates = np.zeros((NUM_PLATES, 5))
+    plates[:, 2] = rng.uniform(0.15, 0.25, NUM_PLATES)
+    plates[:, 3] = rng.uniform(0.06, 0.09, NUM_PLATES)
+    density = rng.uniform(0.8, 1, NUM_PLATES)
     has_plate = np.arange(NUM_PLATES) < rng.integers(0, NUM_PLATES + 1)
+    warp = np.stack(
+        [
+            rng.uniform(-1, 1, NUM_PLATES),  # bend
+            rng.uniform(-0.35, 0.35, NUM_PLATES),  # taper
+            plates[:, 3] * rng.uniform(0.3, 0.65, NUM_PLATES),  # of corners
+        ],
+        axis=1,
+    )
 
-    holes = _placed(rng, body, NUM_HOLES, 0.8)
-    holes[:, 2:4] = rng.uniform(0.04, 0.12, (NUM_HOLES, 1))
+    holes = np.zeros((NUM_HOLES, 5))
+    holes[:, 2] = rng.uniform(0.05, 0.12, NUM_HOLES)
+    holes[:, 3] = holes[:, 2] * rng.uniform(0.8, 1, NUM_HOLES)
     has_hole = np.arange(NUM_HOLES) < rng.integers(0, NUM_HOLES + 1)
+
+    shapes = np.concatenate([organs, plates, holes])
+    is_there = np.concatenate([has_organ, has_plate, has_hole])
+    # Of a disc as large, or as long as most of a plate.
+    radius = np.sqrt(shapes[:, 2] * shapes[:, 3])
+    radius[NUM_ORGANS : NUM_ORGANS + NUM_PLATES] = 0.8 * plates[:, 2]
+    shapes[:, 4] = rng.uniform(0, np.pi, len(shapes))
+    lumps = np.stack(
+        [
+            _LUMPS * rng.uniform(0, 1, (len(shapes), len(_LUMPS))),
+            rng.uniform(0, 2 * np.pi, (len(shapes), len(_LUMPS))),
+        ],
+        axis=-1,
+    )
+    x, y = _candidates(rng, body, thickness + radius)
+    for i in np.flatnonzero(is_there):
+        placed = is_there & (np.arange(len(shapes)) < i)
+        between = np.hypot(
+            x[i, :, None] - shapes[placed, 0], y[i, :, None] - shapes[placed, 1]
+        )
+        is_free = (between > radius[i] + radius[placed]).all(axis=1)
+        is_there[i] = is_free.any()
+        first_free = is_free.argmax()
+        shapes[i, :2] = x[i, first_free], y[i, first_free]
+    kinds = [NUM_ORGANS, NUM_ORGANS + NUM_PLATES]
+    organs, plates, holes = np.split(shapes, kinds)
+    has_organ, has_plate, has_hole = np.split(is_there, kinds)
+    organ_lumps, _, hole_lumps = np.split(lumps, kinds)
 
     return {
         'body': body,
-        'thickness': rng.uniform(0.04, 0.1) * has_shell,
+        'thickness': thickness,
         'shell': rng.uniform(0.7, 1),
         'tissue': tissue,
         'waves': waves,
         'organs': organs,
-        'contrast': contrast,
+        'organ_lumps': organ_lumps,
+        'contrast': contrast * has_organ,
         'blur': blur,
         'fibres': fibres,
         'plates': plates,
+        'warp': warp,
         'density': density,
         'has_plate': has_plate,
         'holes': holes,
+        'hole_lumps': hole_lumps,
         'has_hole': has_hole,
     }
 
 
-def _placed(rng, body, number: int, reach: float) -> np.ndarray:
-    """Shapes with a centre in the body and an angle; (number, 5)."""
-    radius = reach * np.sqrt(rng.random(number))
-    direction = rng.uniform(0, 2 * np.pi, number)
-    along, across = radius * np.cos(direction), radius * np.sin(direction)
-    along, across = along * body[2], across * body[3]
+def _candidates(rng, body, margins) -> tuple[np.ndarray, np.ndarray]:
+    """x and y of `_TRIES` places in the body a shape, (len(margins), _TRIES).
+
+    They are even over the ellipse whose half-axes are the body's less a margin.
+    """
+    size = len(margins), _TRIES
+    radius = np.sqrt(rng.random(size))
+    direction = rng.uniform(0, 2 * np.pi, size)
+    along = radius * np.cos(direction) * (body[2] - margins[:, None])
+    across = radius * np.sin(direction) * (body[3] - margins[:, None])
     cos, sin = np.cos(body[4]), np.sin(body[4])
-    shapes = np.zeros((number, 5))
-    shapes[:, 0] = body[0] + cos * along - sin * across
-    shapes[:, 1] = body[1] + sin * along + cos * across
-    shapes[:, 4] = rng.uniform(0, np.pi, number)
-    return shapes
+    x = body[0] + cos * along - sin * across
+    y = body[1] + sin * along + cos * across
+    return x, y
 
 
 def _render(scene: dict[str, Any], side: int) -> np.ndarray:
@@ -176,22 +232,28 @@ def _render(scene: dict[str, Any], side: int) -> np.ndarray:
     within[:, 2:4] -= scene['thickness'][:, None]
     inner = _coverage(_to_ellipse(grid, within), pixel)
 
-    x = scene['tissue'] + _waves(grid, scene['waves'][:, 0])
-    x += _waves(grid, scene['waves'][:, 1])
+    x = scene['tissue']
+    for i in range(NUM_WAVES):
+        x = x + _waves(grid, scene['waves'][:, i])
+    fibres = _waves(grid, scene['fibres'][:, 0])
+    fibres = fibres * (0.5 + 0.5 * _waves(grid, scene['fibres'][:, 1]))
     for i in range(NUM_ORGANS):
-        distance = _to_ellipse(grid, scene['organs'][:, i])
+        distance = _to_ellipse(
+            grid, scene['organs'][:, i], scene['organ_lumps'][:, i]
+        )
         coverage = _coverage(distance, pixel + scene['blur'][:, i])
-        added = scene['contrast'][:, i]
-        if i == 0:
-            added = added + _waves(grid, scene['fibres'])
-        x += coverage * added
+        x += coverage * (scene['contrast'][:, i] + (fibres if i == 0 else 0))
     for i in range(NUM_PLATES):
-        distance = _to_rectangle(grid, scene['plates'][:, i])
-        coverage = _coverage(distance, pixel) * scene['has_plate'][:, i]
+        distance = _to_bar(grid, scene['plates'][:, i], scene['warp'][:, i])
+        coverage = _coverage(distance, pixel + _SOFT)
+        coverage = coverage * scene['has_plate'][:, i]
         x += coverage * (scene['density'][:, i] - x)
     for i in range(NUM_HOLES):
-        distance = _to_ellipse(grid, scene['holes'][:, i])
-        x *= 1 - _coverage(distance, pixel) * scene['has_hole'][:, i]
+        distance = _to_ellipse(
+            grid, scene['holes'][:, i], scene['hole_lumps'][:, i]
+        )
+        coverage = _coverage(distance, pixel + _SOFT)
+        x *= 1 - coverage * scene['has_hole'][:, i]
     # Where there is no shell, `inner` is `outer`.
     x = inner * x + (outer - inner) * scene['shell']
     return 2 * np.clip(x, 0, 1) - 1
@@ -214,25 +276,43 @@ def _turned(grid, shape):
     return cos * x + sin * y, cos * y - sin * x
 
 
-def _to_ellipse(grid, shape):
+def _to_ellipse(grid, shape, lumps=None):
     """The distance to an ellipse's edge, to first order; negative inside.
 
-    With f = |(x / a, y / b)| it is (f - 1) / |grad f|.
+    With f = |(x / a, y / b)| it is (f - 1) / |grad f|, where lumps, of (size,
+    phase), put 1 + sum size cos(k angle + phase) in the place of 1.
     """
     along, across = _turned(grid, shape)
     along, across = along / shape[:, 2], across / shape[:, 3]
     f_squared = along * along + across * across
+    edge = np.float32(1)
+    if lumps is not None:
+        angle = np.arctan2(across, along)
+        for i, k in enumerate(_AROUND):
+            edge = edge + lumps[:, i, 0] * np.cos(k * angle + lumps[:, i, 1])
     along, across = along / shape[:, 2], across / shape[:, 3]
     # Only the sign and the neighbourhood of the edge count, so that the centre,
     # where both are 0, is kept from a division by 0.
     slope = np.sqrt(along * along + across * across) + np.float32(1e-6)
-    return (f_squared - np.sqrt(f_squared)) / slope
+    return (f_squared - edge * np.sqrt(f_squared)) / slope
 
 
-def _to_rectangle(grid, shape):
-    """The distance to a rectangle's edge; negative inside."""
+def _to_bar(grid, shape, warp):
+    """The distance to a bar's edge, to first order; negative inside.
+
+    A rectangle, bent along a parabola, wider at one end than at the other, with
+    rounded corners: `warp` is (bend, taper, radius of the corners).
+    """
     along, across = _turned(grid, shape)
-    return np.maximum(np.abs(along) - shape[:, 2], np.abs(across) - shape[:, 3])
+    bend, taper, radius = np.moveaxis(warp, 1, 0)
+    length, width = shape[:, 2], shape[:, 3]
+    across = across - bend * (along * along - length * length / 3)
+    width = width * (1 + taper * np.clip(along / length, -1, 1))
+    beyond_end = np.abs(along) - length + radius
+    beyond_side = np.abs(across) - width + radius
+    outside = np.hypot(np.maximum(beyond_end, 0), np.maximum(beyond_side, 0))
+    inside = np.minimum(np.maximum(beyond_end, beyond_side), 0)
+    return outside + inside - radius
 
 
 def _coverage(distance, width):

@@ -80,7 +80,7 @@ KNOWN_PRIORS = {
         'grey slices of made-up bodies at 64 x 64 (invjax.phantoms), embedded; no '
         'rights are claimed',
         size_mib=7,
-        sha256='527ce84809a5ab052f9a3557c4675104db71a3f5e5fa087d00fd732afd08c27c',
+        sha256='b3a13b3c2034e8d89b82421a7261dc54829fc29e14be3d250db54087dd2ebf8c',
     ),
     'ffhq256': KnownPrior(
         'FFHQ at 256 x 256 (Choi et al., ILVR, 2021), which DPS and others use; '

@@ -223,7 +223,7 @@ class _Phantoms:
                 f'{size[1]} and {channels} channels.'
             )
         self._number, self._side = int(number), size[0]
-        self.mark = f'phantoms {self._number}'
+        self.mark = f'phantoms {self._number}, version {phantoms.VERSION}'
         # Drawing takes longer than an accelerator trains on a picture, so those
         # that there is room for are drawn once. Memory that is not written to
         # takes no room.

@@ -1,7 +1,9 @@
 """The embedded prior of drawn slices, on slices that it has not seen."""
 
+import hashlib
 import pathlib
 
+import flax.traverse_util
 import jax
 import numpy as np
 from absl.testing import absltest
@@ -47,6 +49,17 @@ class Phantoms64Test(absltest.TestCase):
     def test_it_is_kept_in_half_precision(self):
         for leaf in jax.tree.leaves(self.prior.params):
             np.testing.assert_array_equal(leaf, np.float16(leaf))
+
+    def test_its_name_stands_for_these_parameters(self):
+        half = jax.tree.map(np.float16, self.prior.params)
+        digest = hashlib.sha256()
+        for name, leaf in sorted(
+            flax.traverse_util.flatten_dict(half, sep='/').items()
+        ):
+            digest.update(name.encode() + leaf.tobytes())
+        self.assertEqual(self.prior.card['sha256'], digest.hexdigest())
+        known = checkpoint.KNOWN_PRIORS['phantoms64']
+        self.assertEqual(known.sha256, digest.hexdigest())
 
 
 if __name__ == '__main__':

@@ -284,10 +284,13 @@ class OpenPicturesTest(parameterized.TestCase):
         for other in (values[:-1], values.astype(np.float32), 1 - values):
             name = self._save(other)
             self.assertNotEqual(data.open_pictures(name, (8, 8), 1).mark, mark)
+        mark = data.open_pictures('phantoms:8', (8, 8), 1).mark
         self.assertNotEqual(
-            data.open_pictures('phantoms:8', (8, 8), 1).mark,
-            data.open_pictures('phantoms:9', (8, 8), 1).mark,
+            data.open_pictures('phantoms:9', (8, 8), 1).mark, mark
         )
+        with mock.patch.object(phantoms, 'VERSION', phantoms.VERSION + 1):
+            drawn_otherwise = data.open_pictures('phantoms:8', (8, 8), 1)
+        self.assertNotEqual(drawn_otherwise.mark, mark)
 
 
 if __name__ == '__main__':
