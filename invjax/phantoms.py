@@ -17,8 +17,8 @@ Organs, plates and holes have room of their own, though their outlines may touch
 one another or the shell; one that finds none in `_TRIES` tries is left out.
 
 Lengths are in units of half the picture's side, and x goes right, y down, both
-from -1 to 1. Edges are as soft as pixels are: a pixel's coverage of a shape is
-read off its distance to the edge. Image `i` of a seed is the same whichever
+from -1 to 1. A pixel's coverage of a shape is read off its distance to the edge:
+those of body and shell are as soft as pixels are, the others softer. Image `i` of a seed is the same whichever
 others are drawn, on any machine to float32 rounding.
 """
 

@@ -150,6 +150,50 @@ class SceneTest(absltest.TestCase):
             found[24:40, 24:40], 2 * expected - 1, atol=1e-5
         )
 
+    def test_what_a_slice_has_is_seen_in_the_middle_of_each_shape(self):
+        side = 256
+        seen = 0
+        for number in range(20):
+            scene = phantoms._scene(0, number)
+            stacked = {n: np.asarray(v)[None] for n, v in scene.items()}
+            picture = phantoms._render(stacked, side)[0]
+
+            def at(shape, picture=picture):
+                column, row = np.int64((shape[:2] + 1) / 2 * side)
+                x, y = ((i + 0.5) / side * 2 - 1 for i in (column, row))
+                return x, y, (picture[row, column] + 1) / 2
+
+            for shape in scene['holes'][scene['has_hole']]:
+                self.assertEqual(at(shape)[2], 0)
+            for shape, density, there in zip(
+                scene['plates'],
+                scene['density'],
+                scene['has_plate'],
+                strict=True,
+            ):
+                if there:
+                    self.assertAlmostEqual(at(shape)[2], density, places=5)
+            for i, shape in enumerate(scene['organs']):
+                if scene['contrast'][i] == 0:
+                    continue
+                x, y, value = at(shape)
+
+                def wave(numbers, x=x, y=y):
+                    frequency, direction, phase, size = numbers
+                    along = x * np.cos(direction) + y * np.sin(direction)
+                    return size * np.cos(frequency * along + phase)
+
+                expected = scene['tissue'] + scene['contrast'][i]
+                expected += sum(wave(w) for w in scene['waves'])
+                if i == 0:
+                    fine, slow = scene['fibres']
+                    expected += wave(fine) * (1 + wave(slow)) / 2
+                    seen += fine[3] > 0
+                expected = np.clip(expected, 0, 1)
+                self.assertAlmostEqual(value, expected, delta=1e-4)
+        # Fibres were among what was seen.
+        self.assertGreater(seen, 2)
+
 
 class ShapesTest(parameterized.TestCase):
     @parameterized.parameters(
